@@ -1,0 +1,1 @@
+"""Pure, jit-compiled activation functions, exact in value and gradient."""

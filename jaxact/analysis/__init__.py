@@ -1,0 +1,1 @@
+"""What to measure on a network, by depth."""

@@ -1,0 +1,1 @@
+"""Flax NNX residual networks in which wiring, norm, skip and activation are values."""

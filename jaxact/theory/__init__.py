@@ -1,0 +1,1 @@
+"""Mean-field predictions and statistics of activation functions."""

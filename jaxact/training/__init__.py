@@ -1,0 +1,1 @@
+"""Data, the optax training loop, and checkpoints."""
