@@ -1,0 +1,57 @@
+"""The Jacobian from the input to every layer, as a product over the layers."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxact import spectral
+from jaxact.analysis._chain import Chain, ravel_example, scan_layers
+
+
+def input_jacobians(
+    chain: Chain, x: PyTree[Array], /, *, start: Array | None = None
+) -> dict[str, spectral.GradedProduct]:
+    """The input-to-layer Jacobian J_l = dh_l/dx at one example, for every layer l.
+
+    Each layer's own Jacobian acts by `jax.linearize` on the orthonormal factor of a graded product
+    (`jaxact.spectral.graded_step`), so that no product is formed, and singular values of any spread
+    come out right in the input's dtype.
+
+    Args:
+      chain: a network, from `as_chain`, whose layers treat examples independently.
+      x: one example, without batch axis; all its coordinates together are the k inputs.
+      start: orthogonal (k, k), the basis that the product starts from; it changes nothing but
+        rounding. Where masks make layers exactly singular (ReLU), a Haar random one
+        (`jax.random.orthogonal`) keeps the directions lost apart from those kept; the identity
+        by default.
+
+    Returns:
+      By segment name the factored products, with a leading layer axis;
+      `jaxact.spectral.graded_spectrum` turns each into k log singular values.
+
+    Raises:
+      ValueError: if ``start`` is not (k, k).
+    """
+    h = jax.tree.map(lambda leaf: leaf[None], x)
+    flat, _ = ravel_example(h)
+    k = flat.size
+    if start is None:
+        start = jnp.eye(k, dtype=flat.dtype)
+    if start.shape != (k, k):
+        raise ValueError(f"start must have shape {(k, k)} for this input; got {start.shape}")
+
+    def visit(layer, carry):
+        h, product = carry
+        flat, unravel = ravel_example(h)
+
+        def on_vector(v):
+            y = layer(unravel(v))
+            return ravel_example(y)[0], y
+
+        _, tangent, y = jax.linearize(on_vector, flat, has_aux=True)
+        product = spectral.graded_step(
+            product, jax.vmap(tangent, in_axes=-1, out_axes=-1)(product.q)
+        )
+        return (y, product), product
+
+    return scan_layers(chain, visit, (h, spectral.graded_start(start)))[1]
