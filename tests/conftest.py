@@ -6,6 +6,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def standard_promotion():
+    """JAX's own promotion of dtypes, for code of others that relies on it (optax's Adam)."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

@@ -1,1 +1,5 @@
 """Studies: from a config to a table, figures and a report."""
+
+from jaxact.experiments import rank_collapse as rank_collapse
+from jaxact.experiments._store import Run as Run
+from jaxact.experiments._store import StudyError as StudyError

@@ -1,0 +1,131 @@
+"""A study's folder: its config, its finished cells, and files that are whole or absent."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import pandas as pd
+
+
+class StudyError(ValueError):
+    """A config or a folder with which a study cannot run; the message is one sentence."""
+
+
+def write_whole(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file so that it is whole or absent, also if the process dies meanwhile.
+
+    Args:
+      path: the file; what stood there is replaced.
+      data: its bytes.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def to_parquet(frame: pd.DataFrame) -> bytes:
+    """A frame as the bytes of a parquet file."""
+    return frame.to_parquet(index=False, compression="zstd")
+
+
+def manifest() -> dict[str, Any]:
+    """What a result depends on beside its config: versions, device and default dtype."""
+    device = jax.devices()[0]
+    packages = ("jaxact", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "dtype": "float32",
+    }
+
+
+class Run:
+    """The folder of one study.
+
+    ``config.json`` and ``manifest.json`` lie beside ``cells/``, which holds a parquet file for each
+    finished cell; nothing else tells what is finished.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self.cells = folder / "cells"
+
+    @classmethod
+    def open(cls, folder: str | pathlib.Path, config: Mapping[str, Any], *, resume: bool) -> "Run":
+        """Starts a study in a new folder, or goes on in one that exists.
+
+        Args:
+          folder: where the study lies.
+          config: what decides its results, as JSON values.
+          resume: whether to go on where the folder holds a study already.
+
+        Returns:
+          The run, with its config written.
+
+        Raises:
+          StudyError: if the folder cannot be written, holds anything while ``resume`` is off, or
+            holds a study with another config.
+        """
+        run = cls(pathlib.Path(folder))
+        path = run.folder / "config.json"
+        config = json.loads(json.dumps(config))
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            if any(run.folder.iterdir()):
+                if not resume:
+                    raise StudyError(
+                        f"out: {folder} is not empty; pass --resume to go on with the study in it, "
+                        "or --out with another folder"
+                    )
+                if path.exists():
+                    _same_config(folder, json.loads(path.read_text()), config)
+                elif any(p.name != "cells" and p.suffix != ".tmp" for p in run.folder.iterdir()):
+                    raise StudyError(f"out: {folder} is not empty and holds no study to resume")
+            run.cells.mkdir(exist_ok=True)
+            for leftover in run.folder.rglob(".*.tmp"):
+                leftover.unlink()
+            write_whole(path, json.dumps(config, indent=2).encode())
+        except OSError as error:
+            raise StudyError(f"out: cannot write to {folder} ({error.strerror})") from error
+        return run
+
+    def finished(self, cell: str) -> bool:
+        """Whether a cell's rows are stored."""
+        return (self.cells / f"{cell}.parquet").exists()
+
+    def store(self, cell: str, rows: pd.DataFrame) -> None:
+        """Stores a finished cell."""
+        write_whole(self.cells / f"{cell}.parquet", to_parquet(rows))
+
+    def table(self, cells: Sequence[str]) -> pd.DataFrame:
+        """The rows of the given cells, in their order."""
+        frames = [pd.read_parquet(self.cells / f"{cell}.parquet") for cell in cells]
+        return pd.concat(frames, ignore_index=True)
+
+
+def _same_config(
+    folder: str | pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+    for name in new:
+        if old.get(name) != new[name]:
+            raise StudyError(
+                f"{name}: the study in {folder} was started with {old.get(name)} and cannot be "
+                f"resumed with {new[name]}"
+            )
