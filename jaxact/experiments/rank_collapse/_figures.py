@@ -8,7 +8,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from jaxact.experiments.rank_collapse._config import PLACEMENTS, RankCollapse
 
@@ -122,7 +124,14 @@ def draw(table: pd.DataFrame, config: RankCollapse) -> Iterator[Drawing]:
 
 def _grid_of_axes(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(TEXT_WIDTH, height))
-    return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    return figure, figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
+
+
+def _plain_log(axis: Axis) -> None:
+    """A logarithmic axis of less than about two decades, labelled 1, 2, 5, 10, ..."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -155,7 +164,7 @@ def _by_depth(
 ) -> Drawing:
     """Lines over depth: a panel for each phase and activation, a line for each placement."""
     rows = rows[(rows.object == what[0]) & (rows.quantity == what[1])]
-    if what[0] in ("features",):
+    if what[0] == "features":
         rows = rows[rows.layer > 0]
     rows = rows[~rows.parameter.str.startswith(("stem", "head"))]
     phases = [p for p in PHASES if p in set(rows.phase)]
@@ -176,6 +185,8 @@ def _by_depth(
                 axes[i, j].xaxis.set_major_formatter("{x:g}")
                 if logy:
                     axes[i, j].set_yscale("log")
+                if what[1] == "effective_rank":
+                    _plain_log(axes[i, j].yaxis)
                 if i == 0:
                     axes[i, j].set_title(activation)
             axes[i, 0].set_ylabel(f"{ylabel}\n{PHASES[phase]}")
@@ -311,6 +322,7 @@ def _trainability(rows: pd.DataFrame, name: str, depth: int) -> Drawing:
             axes.plot([], [], marker, color="0.4", markerfacecolor="none", label=activation)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        _plain_log(axes.xaxis)
         axes.set_xlabel("effective rank of the input-to-last-block Jacobian at initialization")
         axes.set_ylabel("loss after training")
         figure.legend(loc="outside right upper")

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Complex, Float, Int, Num
 
 from jaxact import activations, analysis, models, spectral, theory, training
 from jaxact.experiments.rank_collapse._config import Cell, RankCollapse
@@ -142,18 +142,14 @@ class Program:
         names = [segment.name for segment in chain.segments]
         trunk = analysis.Chain(chain.segments[: names.index("blocks") + 1])
         outputs = analysis.features(trunk, x)
-        hidden = jnp.concatenate(
-            [outputs[segment.name][-1:] for segment in trunk.segments[:-1]][-1:]
-            + [outputs["blocks"]]
-        )
-        loss, gradient = analysis.gradients(
-            chain, functools.partial(training.cross_entropy, labels=y), x
-        )
+        stem = trunk.segments[-2].name
+        hidden = jnp.concatenate([outputs[stem], outputs["blocks"]])
+        loss, gradient = analysis.gradients(chain, lambda o: training.cross_entropy(o, y), x)
         start = jax.random.orthogonal(jax.random.key(0), x[0].size)
         jacobians = jax.vmap(lambda p: analysis.input_jacobians(trunk, p, start=start)["blocks"])(
             x[: self.config.jacobian_examples]
         )
-        weight_maps, block_maps = self._maps(trunk.segments[-1].params)
+        weight_maps, block_maps = self._maps(trunk.segments[-1].params, x.shape[1:3])
         return Observations(
             weights=_by_parameter(chain),
             gradients=_by_parameter(gradient),
@@ -166,6 +162,24 @@ class Program:
             accuracy=training.accuracy(network(jnp.asarray(self.test_x)), jnp.asarray(self.test_y)),
         )
 
+    def _maps(self, blocks: Any, space: tuple[int, ...]) -> tuple[Array, Array]:
+        """The blocks' weights, and the blocks, as linear maps (layer, f, o, i)."""
+        kernels = [leaf for leaf in jax.tree.leaves(blocks) if leaf.ndim in (3, 5)]
+        if self.network == "mlp":
+            maps = [jnp.swapaxes(kernel, -1, -2)[:, None] for kernel in kernels]
+        else:
+            maps = [_frequencies(kernel, space) for kernel in kernels]
+        branch = functools.reduce(lambda first, then: _matmul(then, first), maps)
+        weight_maps = jnp.stack(maps, axis=1).reshape(-1, *branch.shape[1:])
+        if self.placement == "plain":
+            return weight_maps, branch
+        scale = self.depth**-0.5 if self.placement == "scaled" else 1.0
+        return weight_maps, scale * branch + jnp.eye(branch.shape[-1], dtype=branch.dtype)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")
+
 
 def depth_grid(depth: int, count: int) -> tuple[int, ...]:
     """At most ``count`` depths from 1 to ``depth``, spaced by ratio.
@@ -175,6 +189,17 @@ def depth_grid(depth: int, count: int) -> tuple[int, ...]:
       (1, 2, 4, 8, 16, 32, 64, 128)
     """
     return tuple(sorted({round(d) for d in np.geomspace(1, depth, count)} | {depth}))
+
+
+def _frequencies(
+    kernel: Float[Array, "layer kh kw i o"], space: tuple[int, ...]
+) -> Complex[Array, "layer f o i"]:
+    """Circular convolutions as one matrix for each frequency of the feature map."""
+    height, width = kernel.shape[1:3]
+    padded = jnp.pad(kernel, [(0, 0), (0, space[0] - height), (0, space[1] - width), (0, 0), (0, 0)])
+    centred = jnp.roll(padded, (-(height // 2), -(width // 2)), axis=(1, 2))
+    transfer = jnp.fft.fft2(centred, axes=(1, 2))
+    return jnp.swapaxes(transfer.reshape(len(kernel), -1, *kernel.shape[3:]), -1, -2)
 
 
 def _by_parameter(chain: analysis.Chain) -> dict[str, Array]:

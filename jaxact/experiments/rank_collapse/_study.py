@@ -243,13 +243,14 @@ def write_report(
         write_whole(folder / "figures" / f"{drawing.name}.svg", svg)
         write_whole(folder / "figures" / f"{drawing.name}.png", _rendered(drawing.figure, "png"))
         sections.append(Section(drawing.name, svg, drawing.caption, drawing.numbers))
+    when = f"at initialization and after {config.steps} training steps"
+    wirings = "; ".join(f"{name} ({_config.PLACEMENTS[name]})" for name in config.placements)
     page = report(
         "How rank degrades with depth",
         [
             "Networks that differ in one choice only - the skip, the norm and its placement - were "
-            f"measured on {config.dataset} at initialization"
-            + (f" and after {config.steps} training steps. " if config.steps else ". ")
-            + f"Placements: {'; '.join(f'{p} ({_config.PLACEMENTS[p]})' for p in config.placements)}."
+            f"measured on {config.dataset} {when if config.steps else 'at initialization'}. "
+            f"Placements: {wirings}."
         ],
         sections,
         summary=summary(table),

@@ -1,0 +1,199 @@
+"""The study: what it accepts, what its table must show, and that nothing finished is lost."""
+
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxact.experiments import StudyError, rank_collapse
+from jaxact.experiments.rank_collapse import RankCollapse
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+TINY = RankCollapse(
+    networks=("mlp", "conv"),
+    placements=("plain", "post", "pre", "scaled"),
+    activations=("relu", "tanh"),
+    depths=(3,),
+    conv_depths=(2,),
+    seeds=(0, 5),
+    width=16,
+    conv_width=4,
+    steps=3,
+    batch_size=16,
+    examples=32,
+    jacobian_examples=2,
+)
+ENTRY = "import sys; from jaxact.experiments import rank_collapse; sys.exit(rank_collapse.main())"
+
+
+def command(*args, **options):
+    return subprocess.run(
+        [sys.executable, "-c", ENTRY, *map(str, args)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A finished tiny study: its folder and table."""
+    folder = tmp_path_factory.mktemp("study") / "tiny"
+    import jax
+
+    with jax.numpy_dtype_promotion("standard"):
+        rank_collapse.run(dataclasses.replace(TINY, out=folder))
+    return folder, pd.read_parquet(folder / "table.parquet")
+
+
+class TestOutcome:
+    def test_files(self, study):
+        folder, _ = study
+        names = {p.name for p in folder.iterdir()}
+        assert names == {
+            "config.json",
+            "manifest.json",
+            "definitions.json",
+            "table.parquet",
+            "report.html",
+            "figures",
+            "cells",
+        }
+        figures = {p.stem for p in (folder / "figures").glob("*.png")}
+        assert figures == {p.stem for p in (folder / "figures").glob("*.svg")}
+        assert {"mlp_block_product", "mlp_features", "mlp_jacobian", "conv_jacobian"} <= figures
+        assert json.loads((folder / "config.json").read_text())["depths"] == [3]
+
+    def test_report_needs_no_network(self, study):
+        folder, _ = study
+        page = (folder / "report.html").read_text()
+        figures = list((folder / "figures").glob("*.svg"))
+        assert page.count("data:image/svg+xml;base64,") == len(figures)
+        assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+
+    def test_table_is_complete(self, study):
+        _, table = study
+        cells = table[["network", "placement", "depth", "activation"]].drop_duplicates()
+        assert len(cells) == 2 * 4 * 1 * 2
+        ranks = table[table.quantity.isin(["stable_rank", "effective_rank", "numerical_rank"])]
+        counts = ranks.groupby(["phase", "object", "quantity"], observed=True).size()
+        assert (counts > 0).all()
+        assert set(ranks.object) == {
+            "weight",
+            "weight_product",
+            "block_product",
+            "features",
+            "jacobian",
+            "gradient",
+        }
+        keys = [c for c in table.columns if c != "value"]
+        assert not table.duplicated(keys).any()
+        finite = table[table.quantity != "log_singular_value"]
+        assert np.isfinite(finite.value).all()
+
+    def test_ranks_are_within_their_bounds(self, study):
+        _, table = study
+        ranks = table[table.quantity.isin(["stable_rank", "effective_rank", "participation_ratio"])]
+        assert ranks.value.between(1 - 1e-4, 64 + 1e-2).all()
+
+    def test_seeds_are_paired(self, study):
+        """A seed's weights are the same whatever the placement, up to the activation's gain."""
+        _, table = study
+        weights = table[
+            (table.object == "weight")
+            & (table.quantity == "effective_rank")
+            & (table.phase == "initial")
+            & (table.network == "mlp")
+        ]
+        spread = weights.groupby(["parameter", "seed", "layer", "activation"], observed=True).value
+        np.testing.assert_allclose(spread.max(), spread.min(), rtol=1e-4)
+        by_seed = weights[weights.layer == 1].groupby("seed").value.mean()
+        assert by_seed.nunique() == 2
+
+    def test_summary_has_a_row_for_each_cell(self, study):
+        _, table = study
+        summary = rank_collapse.summary(table)
+        assert len(summary) == 16
+        assert not summary.isna().any(axis=None)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"activations": ("relu", "rleu")}, r"activations: .*'rleu'.*relu"),
+            ({"activations": ()}, "activations: must name at least one"),
+            ({"depths": (8, 0)}, "depths: must be at least 1; got 0"),
+            ({"depths": ()}, "depths: must name at least one"),
+            ({"seeds": (1, 1)}, "seeds: must not repeat; got 1 1"),
+            ({"seeds": (-1,)}, "seeds: must be at least 0; got -1"),
+            ({"placements": ("prenorm",)}, "placements: must be among plain, post, .*'prenorm'"),
+            ({"networks": ("vit",)}, "networks: must be among mlp, conv; got 'vit'"),
+            ({"norm": "batchnorm"}, "norm: must be among"),
+            ({"dataset": "mnist"}, "dataset: .*'mnist'"),
+            ({"examples": 1}, "examples: must be at least 2"),
+            ({"examples": 10**6}, "examples: must be at most the 1437"),
+            ({"batch_size": 0}, "batch_size: must be at least 1"),
+            ({"learning_rate": 0.0}, "learning_rate: must be positive"),
+            ({"steps": -1}, "steps: must be at least 0"),
+        ],
+    )
+    def test_bad_values(self, tmp_path, change, message):
+        config = dataclasses.replace(TINY, out=tmp_path / "study", **change)
+        with pytest.raises(StudyError, match=message):
+            rank_collapse.run(config)
+        assert not (tmp_path / "study").exists()
+
+    def test_one_sentence_and_exit_code_2(self, tmp_path):
+        done = command("--depths", 0, "--out", tmp_path / "study")
+        assert done.returncode == 2
+        assert done.stderr.strip() == "error: depths: must be at least 1; got 0"
+        done = command("--depths", "--out", tmp_path / "study")
+        assert done.returncode == 2
+        assert "depths" in done.stderr
+
+    def test_help_explains_every_field(self):
+        done = command("--help")
+        assert done.returncode == 0
+        for field in dataclasses.fields(RankCollapse):
+            assert f"--{field.name.replace('_', '-')}" in done.stdout
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_gives_the_same_table(tmp_path, study):
+    """SIGKILL once a few cells are stored; the rest is done by --resume, to the same table."""
+    _, whole = study
+    folder = tmp_path / "killed"
+    args = [f"--out={folder}"]
+    for field in ("networks", "placements", "activations", "depths", "conv_depths", "seeds"):
+        args += ["--" + field.replace("_", "-"), *map(str, getattr(TINY, field))]
+    for field in ("width", "conv_width", "steps", "batch_size", "examples", "jacobian_examples"):
+        args += ["--" + field.replace("_", "-"), str(getattr(TINY, field))]
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENTRY, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while len(list(folder.glob("cells/*.parquet"))) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finished = {p: p.stat().st_mtime_ns for p in folder.glob("cells/*.parquet")}
+    assert 3 <= len(finished) < 16
+    done = command(*args, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in finished} == finished
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "table.parquet"), whole)
