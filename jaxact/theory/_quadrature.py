@@ -1,0 +1,146 @@
+"""Gaussian expectations by Gauss-Legendre panels split where an activation is not smooth."""
+
+import functools
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxact import activations
+
+RANGE = 10.0  # the normal tail beyond it weighs 2e-23
+LAYER = 8.0  # beyond it a conditional Gaussian no longer sees a kink: 1e-15
+KNEE = 4.0  # a sigmoid of unit scale is flat beyond: at large q its bend has panels of its own
+NODES = 64
+
+Activation = str | Callable[..., Any]
+
+
+def resolve(
+    activation: Activation, breakpoints: Sequence[float] | ArrayLike = ()
+) -> tuple[Callable[[Array], Array], np.ndarray | Array]:
+    """The function and the sorted points, 0 included, at which its integrals are split."""
+    if isinstance(activation, str):
+        function = activations.get(activation)
+        points = np.asarray(activations.info(activation).breakpoints, np.float64)
+    elif callable(activation):
+        function, points = activation, np.zeros(0)
+    else:
+        raise TypeError(
+            f"activation must be a name or a callable, got {type(activation).__name__}: "
+            f"{activation!r}"
+        )
+    if any(isinstance(b, jax.Array) for b in jax.tree.leaves(breakpoints)):
+        given = jnp.stack([jnp.asarray(b) for b in jax.tree.leaves(breakpoints)])
+        given = jnp.atleast_1d(given.reshape(-1))
+        return function, jnp.concatenate([given, jnp.asarray(np.append(points, 0.0), given.dtype)])
+    given = np.asarray(breakpoints, np.float64).reshape(-1)
+    points = np.unique(np.concatenate([points, given, [0.0]]))
+    return function, points[np.isfinite(points)]
+
+
+def check_nodes(nodes: int) -> int:
+    """Refuse a count of nodes that is not a positive integer."""
+    if not isinstance(nodes, numbers.Integral) or nodes < 2:
+        raise ValueError(f"nodes must be an integer of at least 2, got {nodes!r}")
+    return int(nodes)
+
+
+def scalar_dtype(*values: ArrayLike) -> Any:
+    """The arrays' dtype, at least float32; JAX's default for plain numbers."""
+    dtypes = [v.dtype for v in values if isinstance(v, Array | np.ndarray)]
+    dtypes = [d for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    if not dtypes:
+        return jnp.zeros(()).dtype
+    return max([*dtypes, jnp.dtype(jnp.float32)], key=lambda d: d.itemsize)
+
+
+def as_positive(name: str, value: ArrayLike, dtype: Any, *, zero: bool = False) -> Array:
+    """The value as an array; a number known at trace time must be positive (or zero)."""
+    if not isinstance(value, jax.core.Tracer):
+        known = np.asarray(value)
+        if known.dtype.kind not in "fiuV" and known.dtype != jnp.bfloat16:
+            raise TypeError(f"{name} must be a real number, got {value!r}")
+        known = known.astype(np.float64)
+        if not (np.all(known >= 0) if zero else np.all(known > 0)):
+            raise ValueError(
+                f"{name} must be {'non-negative' if zero else 'positive'}, got {value!r}"
+            )
+    return jnp.asarray(value).astype(dtype)
+
+
+@functools.lru_cache
+def legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights on [-1, 1], float64."""
+    return np.polynomial.legendre.leggauss(nodes)
+
+
+def panels(edges: Any, nodes: int, dtype: Any) -> tuple[Array, Array]:
+    """Nodes z, (..., (edges - 1) * nodes), and weights that hold the standard normal density.
+
+    ``edges``, (..., edges), are sorted and within [-RANGE, RANGE]; panels of no width are allowed.
+    """
+    xp = np if isinstance(edges, np.ndarray) else jnp
+    t, w = legendre(nodes)
+    lead = (1,) * edges.ndim
+    middle = ((edges[..., 1:] + edges[..., :-1]) / 2)[..., None]
+    half = ((edges[..., 1:] - edges[..., :-1]) / 2)[..., None]
+    t, w = (
+        v.reshape(*lead, nodes) if xp is np else jnp.asarray(v, dtype).reshape(*lead, nodes)
+        for v in (t, w)
+    )
+    z = middle + half * t
+    weights = half * w * xp.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    shape = (*z.shape[:-2], -1)
+    return jnp.asarray(z.reshape(shape), dtype), jnp.asarray(weights.reshape(shape), dtype)
+
+
+def line_nodes(
+    points: np.ndarray | Array, variance: ArrayLike, nodes: int, dtype: Any
+) -> tuple[Array, Array]:
+    """Nodes x of N(0, variance) and their weights, split at ``points`` and at -KNEE and KNEE."""
+    if isinstance(points, np.ndarray) and isinstance(variance, int | float):
+        scale = np.sqrt(float(variance))
+        points = np.unique(np.concatenate([points, [-KNEE, KNEE]]))
+        edges = np.clip(points / scale if scale else points * 0, -RANGE, RANGE)
+        edges = np.concatenate([[-RANGE], edges, [RANGE]])
+    else:
+        scale = jnp.sqrt(jnp.asarray(variance, dtype))
+        safe = jnp.where(scale > 0, scale, jnp.ones((), dtype))
+        knees = jnp.asarray([-KNEE, KNEE], dtype)
+        edges = jnp.concatenate([jnp.asarray(points, dtype), knees]) / safe
+        edges = jnp.sort(jnp.clip(edges, -RANGE, RANGE))
+        ends = jnp.asarray([RANGE], dtype)
+        edges = jnp.concatenate([-ends, edges, ends])
+    z, weights = panels(edges, nodes, dtype)
+    return z * jnp.asarray(scale, dtype), weights
+
+
+def total(values: Array, weights: Array) -> Array:
+    """The weighted sum over the last axis, in the dtype of the weights."""
+    return jnp.sum(values.astype(weights.dtype) * weights, axis=-1)
+
+
+def derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The elementwise derivative of an elementwise function."""
+
+    def slope(x: Array) -> Array:
+        return jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+
+    return slope
+
+
+def over(function: Callable[..., Any], *arguments: Array) -> Any:
+    """Apply a function of scalars to arrays that broadcast, a few elements at a time."""
+    shape = jnp.broadcast_shapes(*(a.shape for a in arguments))
+    if shape == ():
+        return function(*arguments)
+    flat = tuple(jnp.broadcast_to(a, shape).reshape(-1) for a in arguments)
+    result = jax.lax.map(lambda a: function(*a), flat, batch_size=8)
+    return jax.tree.map(lambda r: r.reshape(shape + r.shape[1:]), result)
