@@ -92,17 +92,35 @@ def fit(
     return Fit(params, losses)
 
 
-def cross_entropy(logits: Float[Array, "n c"], labels: Int[Array, " n"], /) -> Float[Array, ""]:
+def cross_entropy(
+    logits: Float[Array, "n c"], labels: Int[Array, " n"], /, *, label_smoothing: float = 0.0
+) -> Float[Array, ""]:
     """Mean cross-entropy of a batch, in nats.
+
+    With smoothing a, the target is 1 - a + a / c on the label and a / c on each other class.
 
     Args:
       logits: unnormalized log probabilities.
       labels: integer classes.
+      label_smoothing: a, from 0 to below 1.
 
     Returns:
-      The mean of ``-log softmax(logits)[label]``.
+      The mean of ``-sum(target * log softmax(logits))``.
+
+    Raises:
+      ValueError: if ``label_smoothing`` is out of its range.
+
+    Reference:
+      Szegedy et al., Rethinking the Inception Architecture, 2016, section 7.
     """
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be from 0 to below 1; got {label_smoothing}")
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if label_smoothing:
+        # mean over classes of -log softmax
+        uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
+    return jnp.mean(losses)
 
 
 def accuracy(logits: Float[Array, "n c"], labels: Int[Array, " n"], /) -> Float[Array, ""]:

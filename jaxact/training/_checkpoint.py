@@ -1,0 +1,131 @@
+"""Checkpoints of a training state, by orbax: written in the background, whole or absent."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxact.training._step import State
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder.
+
+    Use it as a context manager: leaving it waits for the last checkpoint to be written.
+    """
+
+    def __init__(self, folder: pathlib.Path, /, *, keep: int = 2):
+        """Opens the folder, making it if need be; half-written checkpoints in it are dropped.
+
+        Args:
+          folder: where they lie, a subfolder for each.
+          keep: how many of the newest are kept, at least 1.
+
+        Raises:
+          ValueError: if ``keep`` is less than 1.
+        """
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1; got {keep}")
+        import orbax.checkpoint as ocp  # slow to import, and only needed here
+
+        self._folder = folder
+        self._args = ocp.args
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, enable_async_checkpointing=True, create=True
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: State, /) -> None:
+        """Starts to save a state, once an earlier save is done; the state may be donated at once.
+
+        Args:
+          state: of the run.
+        """
+        leaves = jax.tree.map(lambda a: jnp.array(a, copy=True), _named(state))
+        self._manager.save(int(state.step), args=self._args.StandardSave(leaves), force=True)
+
+    def restore(self, like: State, /, *, step: int | None = None) -> State:
+        """Reads a checkpoint, to the bit as it was saved.
+
+        Args:
+          like: a state of the same run, such as `init` gives; only its structure, shapes and dtypes
+            are used.
+          step: of the checkpoint; the newest by default.
+
+        Returns:
+          The state.
+
+        Raises:
+          ValueError: if there is no such checkpoint, or it holds another network or optimizer.
+        """
+        step = self.latest() if step is None else step
+        if step is None or step not in self._manager.all_steps():
+            raise ValueError(
+                f"{self._folder} holds no checkpoint{'' if step is None else f' {step}'}"
+            )
+        wanted = jax.tree.map(_abstract, _named(like))
+        saved = self._manager.item_metadata(step)
+        _same_leaves(
+            self._folder / str(step), {k: (v.shape, v.dtype) for k, v in saved.items()}, wanted
+        )
+        found: Any = self._manager.restore(step, args=self._args.StandardRestore(wanted))
+        leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+        restored = [
+            jax.random.wrap_key_data(found[_name(path)], impl=jax.random.key_impl(leaf))
+            if _is_key(leaf)
+            else found[_name(path)]
+            for path, leaf in leaves
+        ]
+        return jax.tree.unflatten(structure, restored)
+
+    def wait(self) -> None:
+        """Waits until every checkpoint that was started is written."""
+        self._manager.wait_until_finished()
+
+
+def _named(state: State) -> dict[str, Any]:
+    """The leaves by path; keys as their data."""
+    return {
+        _name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _same_leaves(place: pathlib.Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name in sorted(saved.keys() ^ wanted.keys()):
+        where = "lacks" if name in wanted else "has besides"
+        raise ValueError(
+            f"checkpoint {place} is of another network or optimizer: it {where} {name}"
+        )
+    for name, (shape, dtype) in saved.items():
+        leaf = wanted[name]
+        if tuple(shape) != leaf.shape or dtype != leaf.dtype:
+            raise ValueError(
+                f"checkpoint {place} is of another network or optimizer: {name} has shape "
+                f"{tuple(shape)} and dtype {dtype} where this run has {leaf.shape} and {leaf.dtype}"
+            )

@@ -1,0 +1,156 @@
+"""Metrics as lines of JSON, and in TensorBoard."""
+
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+
+
+class JsonLines:
+    """A file of rows, one JSON object a line, each with a ``step``.
+
+    A line is appended by one write, so that a run that is killed leaves whole lines; when it
+    resumes, the lines after its checkpoint are dropped, to be written again. Since rows hold no
+    times, the file of a run that was interrupted equals that of one that was not, byte for byte.
+    Numbers that are not finite become null.
+    """
+
+    def __init__(self, path: pathlib.Path, /, *, after: int | None = None):
+        """Opens the file.
+
+        Args:
+          path: of the file.
+          after: the step from which the run goes on: later lines are dropped; None drops all.
+        """
+        self.path = path
+        kept = b""
+        if after is not None and path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = b"".join(
+                line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= after
+            )
+        _replace(path, kept)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._file)
+
+    def __call__(self, row: Row, /) -> None:
+        """Appends one row.
+
+        Args:
+          row: with ``step``; numbers, strings, arrays and lists.
+        """
+        data = json.dumps(_plain(dict(row)), allow_nan=False).encode() + b"\n"
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def sync(self) -> None:
+        """Makes sure that all rows are on the disk."""
+        os.fsync(self._file)
+
+
+def read_log(path: pathlib.Path, /) -> list[dict[str, Any]]:
+    """The rows of a file that `JsonLines` wrote, or is writing.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      Its whole lines, in order.
+    """
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+class TensorBoard:
+    """Event files for TensorBoard, written by tensorboardX (``pip install 'jaxact[train]'``)."""
+
+    def __init__(self, folder: pathlib.Path, /, *, after: int | None = None):
+        """Opens the folder.
+
+        Args:
+          folder: of the event files.
+          after: the step from which the run goes on: what was written of later ones is hidden.
+
+        Raises:
+          ModuleNotFoundError: if tensorboardX is not installed.
+        """
+        from tensorboardX import SummaryWriter  # optional
+
+        purge = 0 if after is None else after + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge)
+
+    def __enter__(self) -> "TensorBoard":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
+
+    def __call__(self, row: Row, /) -> None:
+        """Adds one row: a scalar for each number, and for each entry of an array.
+
+        Args:
+          row: with ``step``.
+        """
+        for name, value in row.items():
+            if name == "step" or isinstance(value, str):
+                continue
+            values = np.asarray(value, np.float64)
+            if values.ndim == 0:
+                self._writer.add_scalar(name, float(values), int(row["step"]))
+                continue
+            for index, entry in np.ndenumerate(values):
+                place = "_".join(str(i + 1) for i in index)
+                self._writer.add_scalar(f"{name}/{place}", float(entry), int(row["step"]))
+
+
+def tee(sinks: Sequence[Callable[[Row], None]], /) -> Callable[[Row], None]:
+    """One sink of rows that passes each to several.
+
+    Args:
+      sinks: functions of a row, such as `JsonLines` and `TensorBoard`.
+
+    Returns:
+      A function of a row.
+    """
+
+    def write(row: Row) -> None:
+        for sink in sinks:
+            sink(row)
+
+    return write
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file that is whole or absent at any moment."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
