@@ -23,7 +23,7 @@ Activation = str | Callable[..., Any]
 
 
 def resolve(
-    activation: Activation, breakpoints: Sequence[float] | ArrayLike = ()
+    activation: Activation, breakpoints: Sequence[ArrayLike] | ArrayLike = ()
 ) -> tuple[Callable[[Array], Array], np.ndarray | Array]:
     """The function and the sorted points, 0 included, at which its integrals are split."""
     if isinstance(activation, str):
@@ -144,3 +144,50 @@ def over(function: Callable[..., Any], *arguments: Array) -> Any:
     flat = tuple(jnp.broadcast_to(a, shape).reshape(-1) for a in arguments)
     result = jax.lax.map(lambda a: function(*a), flat, batch_size=8)
     return jax.tree.map(lambda r: r.reshape(shape + r.shape[1:]), result)
+
+
+def pair_nodes(
+    points: np.ndarray | Array, q1: Array, q2: Array, defect: Array, nodes: int
+) -> tuple[Array, Array, Array]:
+    """Nodes (x1, x2) of a centred Gaussian pair of correlation 1 - defect, and their weights.
+
+    x1 is (outer, 1), x2 (outer, inner): x2 is integrated given x1, split where x2 meets a kink.
+    The inner integral, as a function of x1, bends within a layer of width sqrt(1 - c^2) where the
+    mean of x2 meets a kink: the outer one is split at the kinks of x1 and around the layers.
+    """
+    dtype = q1.dtype
+    points = jnp.asarray(points, dtype)
+    c = 1 - defect
+    square = defect * (2 - defect)
+    one = jnp.ones((), dtype)
+    s = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, one)), 0)
+    safe_s = jnp.where(square > 0, s, one)
+    own, kink = points / jnp.sqrt(q1), points / jnp.sqrt(q2)
+    safe_c = jnp.where(jnp.abs(c) > 0.01, c, jnp.asarray(0.01, dtype))
+    ends = jnp.asarray([RANGE], dtype)
+    outer = jnp.concatenate([own, (kink - LAYER * s) / safe_c, (kink + LAYER * s) / safe_c])
+    outer = jnp.concatenate([-ends, jnp.sort(jnp.clip(outer, -RANGE, RANGE)), ends])
+    z1, w1 = panels(outer, nodes, dtype)
+    z1 = z1[:, None]
+    z2, w2 = conditional_nodes(kink, c * z1, safe_s, nodes)
+    return jnp.sqrt(q1) * z1, jnp.sqrt(q2) * (c * z1 + s * z2), w1[:, None] * w2
+
+
+def conditional_nodes(
+    kinks: Array, mean: Array, deviation: Array, nodes: int
+) -> tuple[Array, Array]:
+    """Standard normal nodes z, (outer, inner), split where mean + deviation z meets a kink."""
+    edges = (kinks[None, :] - mean) / deviation
+    edges = jnp.sort(jnp.clip(edges, -RANGE, RANGE), axis=-1)
+    ends = jnp.full((mean.shape[0], 1), RANGE, mean.dtype)
+    return panels(jnp.concatenate([-ends, edges, ends], axis=-1), nodes, mean.dtype)
+
+
+def jumps(function: Callable[[Array], Array], points: np.ndarray | Array, dtype: Any) -> Array:
+    """How far a function jumps at each point; rounding counts as no jump."""
+    at = jnp.asarray(points, dtype)
+    eps = float(jnp.finfo(dtype).eps)
+    step = jnp.where(at == 0, jnp.asarray(1e-30, dtype), 4 * eps * jnp.abs(at))
+    above, below = function(at + step), function(at - step)
+    jump = above - below
+    return jnp.where(jnp.abs(jump) > 256 * eps * (1 + jnp.abs(above)), jump, 0).astype(dtype)
