@@ -16,6 +16,12 @@ from jaxact.training._feed import ArrayFeed as ArrayFeed
 from jaxact.training._feed import Feed as Feed
 from jaxact.training._flax import Functional as Functional
 from jaxact.training._flax import functional as functional
+from jaxact.training._folder import Files as Files
+from jaxact.training._folder import FolderFeed as FolderFeed
+from jaxact.training._folder import ImageFolder as ImageFolder
+from jaxact.training._folder import folder_batches as folder_batches
+from jaxact.training._folder import image_folder as image_folder
+from jaxact.training._folder import standardize as standardize
 from jaxact.training._log import JsonLines as JsonLines
 from jaxact.training._log import TensorBoard as TensorBoard
 from jaxact.training._log import read_log as read_log

@@ -33,6 +33,7 @@ class Checkpoints:
         self._args = ocp.args
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, enable_async_checkpointing=True, create=True
             ),

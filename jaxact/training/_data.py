@@ -1,4 +1,4 @@
-"""Data sets of labelled images that need no download."""
+"""Data sets of labelled images that lie in memory and need no download."""
 
 import pathlib
 from typing import NamedTuple
@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+from jaxact.training._cifar import is_cifar, read_cifar
 
 
 class Dataset(NamedTuple):
@@ -28,15 +30,17 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, /, *, test_share: float = 0.2, seed: int = 0) -> Dataset:
-    """Loads and splits a data set.
+    """Loads a data set, and splits it if it is not split already.
 
     The split is stratified by class; images are standardized by one mean and one standard deviation
-    over all training pixels.
+    over all training pixels, those of CIFAR by one of each for every channel.
 
     Args:
-      name: ``"digits"`` (scikit-learn's 1,797 images of 8 x 8, shipped with it), or the path of an
-        ``.npz`` file with ``x`` (n, height, width[, channels]) and integer labels ``y`` (n,).
-      test_share: the share of examples held out, between 0 and 1.
+      name: ``"digits"`` (scikit-learn's 1,797 images of 8 x 8, shipped with it); the path of an
+        ``.npz`` file with ``x`` (n, height, width[, channels]) and integer labels ``y`` (n,); or
+        the path of CIFAR-10 or CIFAR-100 as their authors publish them, python or binary version,
+        archive or unpacked folder. Their pickles are read without running code from them.
+      test_share: the share of examples held out, between 0 and 1; CIFAR has its own test set.
       seed: of the split.
 
     Returns:
@@ -60,9 +64,23 @@ def load(name: str, /, *, test_share: float = 0.2, seed: int = 0) -> Dataset:
             if not {"x", "y"} <= set(file.files):
                 raise ValueError(f"dataset {name} must hold arrays x and y; got {file.files}")
             x, y = file["x"], file["y"]
+    elif is_cifar(pathlib.Path(name)):
+        train, test = read_cifar(pathlib.Path(name))
+        mean = train.x.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+        deviation = train.x.std(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+        if not np.all(deviation > 0):
+            raise ValueError(f"dataset {name} has a channel that is the same in all images")
+        return Dataset(
+            (train.x - mean) / deviation,
+            train.y,
+            (test.x - mean) / deviation,
+            test.y,
+            int(train.y.max()) + 1,
+        )
     else:
         raise ValueError(
-            f"dataset must be 'digits' or the path of an existing .npz file; got {name!r}"
+            "dataset must be 'digits' or the path of an existing .npz file or of a CIFAR archive or "
+            f"folder; got {name!r}"
         )
     x = x.astype(np.float32)
     x = x[..., None] if x.ndim == 3 else x
@@ -74,8 +92,11 @@ def load(name: str, /, *, test_share: float = 0.2, seed: int = 0) -> Dataset:
     if not np.all(np.isfinite(x)):
         raise ValueError(f"dataset {name} has images with NaN or infinity")
     classes, labels = np.unique(y, return_inverse=True)
-    train_x, test_x, train_y, test_y = train_test_split(
-        x, labels.astype(np.int32), test_size=test_share, random_state=seed, stratify=labels
+    train_x, test_x, train_y, test_y = map(
+        np.asarray,
+        train_test_split(
+            x, labels.astype(np.int32), test_size=test_share, random_state=seed, stratify=labels
+        ),
     )
     mean, deviation = train_x.mean(), train_x.std()
     if deviation == 0:

@@ -1,6 +1,6 @@
 """Where training batches come from: a function of the step, so that a run can resume anywhere."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key, Shaped
 
 
+@runtime_checkable
 class Feed(Protocol):
     """Batches by step: the same step always gives the same batch.
 

@@ -1,6 +1,6 @@
 """A Flax NNX module as a pure function of parameters and statistics."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, PyTree

@@ -76,8 +76,7 @@ def schedule(
                 f"milestones must come after the {warmup_steps} warm-up steps; "
                 f"got {tuple(milestones)} of {steps}"
             )
-        # optax multiplies from the step after a boundary on
-        after = optax.piecewise_constant_schedule(peak, {k - 1: v for k, v in edges.items()})
+        after = optax.piecewise_constant_schedule(peak, edges)
     if not warmup_steps:
         return after
     rise = optax.linear_schedule(0.0, peak, warmup_steps)

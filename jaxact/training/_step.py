@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxact.training._augment import Augment
 from jaxact.training._loop import accuracy, cross_entropy
 
 
+@runtime_checkable
 class Apply(Protocol):
     """A network as a pure function."""
 

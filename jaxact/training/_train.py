@@ -80,15 +80,14 @@ def train(
     if done == 0:
         for observer in observers:
             emit({"step": 0, **observer.measure(state)})
-    intervals = [log_every, *(observer.every for observer in observers)]
-    if checkpoint_every is not None:
-        intervals.append(checkpoint_every)
+    saved_every = checkpoint_every or steps
+    intervals = [log_every, saved_every, *(observer.every for observer in observers)]
 
     def upcoming(start: int) -> int:
         """How many steps the chunk has that begins at ``start``."""
         return min(min(k - start % k for k in intervals), steps - start, chunk)
 
-    window: list[Metrics] = []
+    window: list[dict[str, np.ndarray]] = []
     count = upcoming(done)
     batches = feed.fetch(done, count, chunk) if count > 0 else None
     with tqdm(total=steps, initial=done, unit="step", disable=not progress) as bar:
@@ -98,7 +97,7 @@ def train(
             following = upcoming(done) if done < steps else 0
             # the host prepares the next batches while the device computes
             batches = feed.fetch(done, following, chunk) if following else None
-            window.append(Metrics(*(np.asarray(m)[:count] for m in metrics)))
+            window.append({k: np.asarray(v)[:count] for k, v in metrics._asdict().items()})
             bar.update(count)
             if done % log_every == 0 or done == steps:
                 row = _row(done, window)
@@ -112,15 +111,14 @@ def train(
             for observer in observers:
                 if done % observer.every == 0 or done == steps:
                     emit({"step": done, **observer.measure(state)})
-            if checkpoint is not None and checkpoint_every is not None:
-                if done % checkpoint_every == 0 or done == steps:
-                    checkpoint(state)
+            if checkpoint is not None and (done % saved_every == 0 or done == steps):
+                checkpoint(state)
             count = following
     return state
 
 
 def _advance(recipe: Recipe, feed: Feed, chunk: int) -> Callable[..., tuple[State, Metrics]]:
-    """The compiled function ``(state, batches, count) -> (state, metrics)``; it donates the state."""
+    """Compiles ``(state, batches, count) -> (state, metrics)``; the state is donated."""
 
     def advance(state: State, batches: Any, count: Any) -> tuple[State, Metrics]:
         def one(state, i):
@@ -142,16 +140,14 @@ def _advance(recipe: Recipe, feed: Feed, chunk: int) -> Callable[..., tuple[Stat
     return jax.jit(advance, donate_argnums=0)
 
 
-def _row(done: int, window: Sequence[Metrics]) -> dict[str, float]:
-    joined = Metrics(*(np.concatenate(parts) for parts in zip(*window, strict=True)))
-    row = {
-        "step": done,
-        "loss": float(np.mean(joined.loss, dtype=np.float64)),
-        "accuracy": float(np.mean(joined.accuracy, dtype=np.float64)),
-        "grad_norm": float(np.mean(joined.grad_norm, dtype=np.float64)),
-    }
-    if not math.isnan(rate := float(joined.learning_rate[-1])):
-        row["learning_rate"] = rate
+def _row(done: int, window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"step": done}
+    for name in Metrics._fields:
+        values = np.concatenate([part[name] for part in window]).astype(np.float64)
+        if name != "learning_rate":
+            row[name] = float(np.mean(values))
+        elif not math.isnan(values[-1]):
+            row[name] = float(values[-1])
     return row
 
 

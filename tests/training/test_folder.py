@@ -1,0 +1,112 @@
+"""Folders of images, made here with Pillow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxact import training
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("grain")
+
+
+def _make(root, classes, each, size=(6, 6)):
+    """Images of one colour, by which each is known."""
+    value = 0
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            Image.new("RGB", size, (value, 255 - value, 7)).save(root / name / f"{i}.png")
+            value += 5
+
+
+def test_a_folder_is_split_by_class(tmp_path):
+    _make(tmp_path, ("dog", "cat"), 10)
+    found = training.image_folder(tmp_path, test_share=0.2)
+    assert found.classes == ("cat", "dog")
+    assert np.bincount(found.train.labels).tolist() == [8, 8]
+    assert np.bincount(found.test.labels).tolist() == [2, 2]
+    assert not set(found.train.paths) & set(found.test.paths)
+    for path, label in zip(*found.train, strict=True):
+        assert path.parent.name == found.classes[label]
+    assert found == training.image_folder(tmp_path, test_share=0.2)
+
+
+@pytest.mark.parametrize("held", ["test", "val", "validation"])
+def test_a_split_folder_stays_so(tmp_path, held):
+    _make(tmp_path / "train", ("a", "b"), 3)
+    _make(tmp_path / held, ("a", "b"), 2)
+    found = training.image_folder(tmp_path)
+    assert (len(found.train.paths), len(found.test.paths)) == (6, 4)
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder"):
+        training.image_folder(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="at least two classes; got none"):
+        training.image_folder(tmp_path)
+    _make(tmp_path / "one", ("a", "b"), 2)
+    (tmp_path / "one" / "empty").mkdir()
+    with pytest.raises(ValueError, match="class empty has no image"):
+        training.image_folder(tmp_path / "one")
+    _make(tmp_path / "two" / "train", ("a", "b"), 2)
+    with pytest.raises(ValueError, match="one of test, val and validation .* got none"):
+        training.image_folder(tmp_path / "two")
+    _make(tmp_path / "two" / "val", ("a", "c"), 2)
+    with pytest.raises(ValueError, match="same classes in train and val"):
+        training.image_folder(tmp_path / "two")
+    with pytest.raises(ValueError, match="test_share must be between 0 and 1"):
+        training.image_folder(tmp_path / "one", test_share=0.0)
+
+
+def test_feed_gives_every_image_once_an_epoch_and_resumes_anywhere(tmp_path):
+    _make(tmp_path, ("a", "b"), 5)
+    files = training.image_folder(tmp_path, test_share=0.5).train
+    files = training.Files(files.paths * 2, files.labels * 2)  # ten entries
+    files = training.Files(*training.image_folder(tmp_path, test_share=0.2).train)
+    feed = training.FolderFeed(files, size=4, batch_size=3, seed=1, threads=2)
+    assert feed.steps_per_epoch == 2
+    x, y = feed.fetch(0, 6, 7)
+    assert x.shape == (7, 3, 4, 4, 3)
+    assert x.dtype == jnp.uint8
+    colours = np.asarray(x[:6, :, 0, 0, 0]).reshape(3, 6)
+    for epoch in colours:
+        assert len(set(epoch.tolist())) == 6
+    assert not np.array_equal(colours[0], colours[1])
+    expected = (colours.reshape(6, 3) >= 25).astype(int)  # class b has the brighter reds
+    np.testing.assert_array_equal(y[:6], expected)
+    np.testing.assert_array_equal(feed.fetch(6, 1, 1)[0], feed.fetch(6, 1, 1)[0])
+    other = training.FolderFeed(files, size=4, batch_size=3, seed=1, threads=1)
+    np.testing.assert_array_equal(other.fetch(3, 2, 2)[0], x[3:5])
+    np.testing.assert_array_equal(other.fetch(5, 1, 1)[0], x[5:6])
+    taken = jax.jit(feed.take)((x, y), 2)
+    np.testing.assert_array_equal(taken[0], x[2])
+    with pytest.raises(ValueError, match="batch_size must be from 1 to the 8 images; got 9"):
+        training.FolderFeed(files, size=4, batch_size=9)
+
+
+def test_test_images_come_once_in_order(tmp_path):
+    _make(tmp_path, ("a", "b"), 5)
+    files = training.image_folder(tmp_path, test_share=0.5).test
+    batches = list(training.folder_batches(files, size=4, batch_size=2, threads=2))
+    assert [len(x) for x, _ in batches] == [2, 2, 1]
+    assert np.concatenate([y for _, y in batches]).tolist() == list(files.labels)
+
+
+def test_shorter_side_is_scaled_and_the_middle_cut(tmp_path):
+    (tmp_path / "a").mkdir()
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = (10, 20, 30)
+    Image.fromarray(pixels).save(tmp_path / "a" / "wide.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "a" / "gray.png")
+    files = training.Files(tuple(sorted((tmp_path / "a").iterdir())), (0, 0))
+    ((x, _),) = training.folder_batches(files, size=8, batch_size=2)
+    np.testing.assert_array_equal(x[1], pixels[:, 8:16])
+    np.testing.assert_array_equal(x[0], np.repeat(pixels[:, 8:16, :1], 3, axis=-1))
+
+
+def test_standardize():
+    x = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), np.uint8)
+    expected = (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(training.standardize(jnp.asarray(x)), expected, atol=2e-6)

@@ -1,0 +1,71 @@
+"""Rows on the disk: whole, once, and readable by others."""
+
+import json
+import math
+import struct
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxact import training
+
+
+def test_rows_are_strict_json(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with training.JsonLines(path) as log:
+        log({"step": 1, "loss": np.float32(0.1), "ranks": jnp.array([1.5, math.inf]), "tag": "a"})
+        log({"step": 2, "loss": math.nan, "more": {"x": [np.int64(3), None, True]}})
+        log.sync()
+        lines = path.read_text().splitlines()
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert rows == training.read_log(path)
+    assert rows[0] == {"step": 1, "loss": float(np.float32(0.1)), "ranks": [1.5, None], "tag": "a"}
+    assert rows[1] == {"step": 2, "loss": None, "more": {"x": [3, None, True]}}
+
+
+@pytest.mark.parametrize("end", [b"", b'{"step": 4, "lo', b'{"step": 4, "loss": 1}'])
+@pytest.mark.parametrize("after", [None, 0, 2, 9])
+def test_going_on_drops_what_comes_later_and_what_is_half_written(tmp_path, end, after):
+    path = tmp_path / "metrics.jsonl"
+    with training.JsonLines(path) as log:
+        for step in (0, 1, 2, 2, 3):
+            log({"step": step})
+    path.write_bytes(path.read_bytes() + end)
+    with training.JsonLines(path, after=after) as log:
+        log({"step": 10})
+    kept = [s for s in (0, 1, 2, 2, 3) if after is not None and s <= after]
+    assert [row["step"] for row in training.read_log(path)] == [*kept, 10]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_reading_while_a_line_is_being_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step"')
+    assert training.read_log(path) == [{"step": 1}]
+
+
+def _scalars(folder):
+    """The scalars of all event files, by TensorBoard's own format: framed protocol buffers."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            data = data[16 + size :]
+    return found
+
+
+def test_tensorboard_has_the_same_numbers(tmp_path):
+    pytest.importorskip("tensorboardX")
+    with training.TensorBoard(tmp_path) as board:
+        write = training.tee([board, lambda row: None])
+        write({"step": 3, "loss": 0.5, "name": "x", "rank": np.array([1.0, 2.0])})
+    assert _scalars(tmp_path) == [(3, "loss", 0.5), (3, "rank/1", 1.0), (3, "rank/2", 2.0)]
