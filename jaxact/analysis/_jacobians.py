@@ -9,7 +9,12 @@ from jaxact.analysis._chain import Chain, ravel_example, scan_layers
 
 
 def input_jacobians(
-    chain: Chain, x: PyTree[Array], /, *, start: Array | None = None
+    chain: Chain,
+    x: PyTree[Array],
+    /,
+    *,
+    start: Array | None = None,
+    tolerance: float | None = None,
 ) -> dict[str, spectral.GradedProduct]:
     """The input-to-layer Jacobian J_l = dh_l/dx at one example, for every layer l.
 
@@ -24,6 +29,8 @@ def input_jacobians(
         rounding. Where masks make layers exactly singular (ReLU), a Haar random one
         (`jax.random.orthogonal`) keeps the directions lost apart from those kept; the identity
         by default.
+      tolerance: below which share of its length a direction is exactly lost (see
+        `jaxact.spectral.graded_step`); ``4 sqrt(k)`` machine epsilons by default.
 
     Returns:
       By segment name the factored products, with a leading layer axis;
@@ -40,6 +47,9 @@ def input_jacobians(
     if start.shape != (k, k):
         raise ValueError(f"start must have shape {(k, k)} for this input; got {start.shape}")
 
+    if tolerance is None:
+        tolerance = 4 * k**0.5 * float(jnp.finfo(flat.dtype).eps)
+
     def visit(layer, carry):
         h, product = carry
         flat, unravel = ravel_example(h)
@@ -49,9 +59,8 @@ def input_jacobians(
             return ravel_example(y)[0], y
 
         _, tangent, y = jax.linearize(on_vector, flat, has_aux=True)
-        product = spectral.graded_step(
-            product, jax.vmap(tangent, in_axes=-1, out_axes=-1)(product.q)
-        )
+        columns = jax.vmap(tangent, in_axes=-1, out_axes=-1)(product.q)
+        product = spectral.graded_step(product, columns, tolerance=tolerance)
         return (y, product), product
 
     return scan_layers(chain, visit, (h, spectral.graded_start(start)))[1]

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from jaxtyping import ArrayLike
 
 
 def tidy(
-    values: ArrayLike, axes: Mapping[str, Sequence[Any]], /, **constants: object
+    values: npt.ArrayLike, axes: Mapping[str, Sequence[Any]], /, **constants: object
 ) -> pd.DataFrame:
     """An array as rows, one for each entry.
 

@@ -203,7 +203,7 @@ class TestFeatures:
             np.testing.assert_allclose(found, expected, atol=1e-6)
 
     def test_cosine_similarity_of_alike_and_of_nothing(self):
-        alike = jnp.ones((1, 5, 3)) * jnp.arange(1.0, 6.0)[:, None]
+        alike = jnp.ones((1, 5, 3)) * jnp.arange(1.0, 6.0)[None, :, None]
         np.testing.assert_allclose(analysis.cosine_similarity(alike), 1, rtol=1e-6)
         chex.assert_trees_all_equal(analysis.cosine_similarity(jnp.zeros((1, 5, 3))), jnp.zeros(1))
         with pytest.raises(ValueError, match="at least two examples; got 1"):

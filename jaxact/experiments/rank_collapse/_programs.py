@@ -174,7 +174,8 @@ class Program:
         if self.placement == "plain":
             return weight_maps, branch
         scale = self.depth**-0.5 if self.placement == "scaled" else 1.0
-        return weight_maps, scale * branch + jnp.eye(branch.shape[-1], dtype=branch.dtype)
+        identity = jnp.eye(branch.shape[-1], dtype=branch.dtype)
+        return weight_maps, scale * branch + jnp.broadcast_to(identity, branch.shape)
 
 
 def _matmul(a: Array, b: Array) -> Array:
@@ -196,7 +197,8 @@ def _frequencies(
 ) -> Complex[Array, "layer f o i"]:
     """Circular convolutions as one matrix for each frequency of the feature map."""
     height, width = kernel.shape[1:3]
-    padded = jnp.pad(kernel, [(0, 0), (0, space[0] - height), (0, space[1] - width), (0, 0), (0, 0)])
+    margin = [(0, 0), (0, space[0] - height), (0, space[1] - width), (0, 0), (0, 0)]
+    padded = jnp.pad(kernel, margin)
     centred = jnp.roll(padded, (-(height // 2), -(width // 2)), axis=(1, 2))
     transfer = jnp.fft.fft2(centred, axes=(1, 2))
     return jnp.swapaxes(transfer.reshape(len(kernel), -1, *kernel.shape[3:]), -1, -2)
