@@ -5,6 +5,7 @@ from jaxact.training._augment import compose as compose
 from jaxact.training._augment import flip as flip
 from jaxact.training._augment import pad_crop as pad_crop
 from jaxact.training._checkpoint import Checkpoints as Checkpoints
+from jaxact.training._cifar import is_cifar as is_cifar
 from jaxact.training._data import Dataset as Dataset
 from jaxact.training._data import load as load
 from jaxact.training._evaluate import Score as Score
@@ -23,6 +24,7 @@ from jaxact.training._folder import folder_batches as folder_batches
 from jaxact.training._folder import image_folder as image_folder
 from jaxact.training._folder import standardize as standardize
 from jaxact.training._log import JsonLines as JsonLines
+from jaxact.training._log import Row as Row
 from jaxact.training._log import TensorBoard as TensorBoard
 from jaxact.training._log import read_log as read_log
 from jaxact.training._log import tee as tee

@@ -53,7 +53,7 @@ class Split(NamedTuple):
 
 
 def is_cifar(path: pathlib.Path, /) -> bool:
-    """Whether a path is an archive, or a folder with the name and files of one of the four forms."""
+    """Whether a path is an archive, or a folder with the name and files of one of the forms."""
     if path.is_dir():
         return _version_of_folder(path) is not None
     return path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar"))

@@ -79,8 +79,8 @@ def load(name: str, /, *, test_share: float = 0.2, seed: int = 0) -> Dataset:
         )
     else:
         raise ValueError(
-            "dataset must be 'digits' or the path of an existing .npz file or of a CIFAR archive or "
-            f"folder; got {name!r}"
+            "dataset must be 'digits' or the path of an existing .npz file, or of a CIFAR archive "
+            f"or folder; got {name!r}"
         )
     x = x.astype(np.float32)
     x = x[..., None] if x.ndim == 3 else x

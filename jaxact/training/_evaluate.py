@@ -92,7 +92,6 @@ def evaluate_batches(
     Raises:
       ValueError: if there is no batch.
     """
-    sums = jax.jit(lambda *args: _sums(recipe, *args))
     total, n, size = _ZERO, 0, 0
     for x, y in batches:
         n += len(x)
@@ -100,7 +99,9 @@ def evaluate_batches(
         missing = [(0, size - len(x))]
         counted = np.arange(size) < len(x)
         x = np.pad(x, missing + [(0, 0)] * (x.ndim - 1))
-        total = jax.tree.map(jnp.add, total, sums(params, stats, x, np.pad(y, missing), counted))
+        total = jax.tree.map(
+            jnp.add, total, _compiled_sums(recipe, params, stats, x, np.pad(y, missing), counted)
+        )
     if not n:
         raise ValueError("batches must hold at least one; got none")
     return Score(total.loss / n, total.accuracy / n)
@@ -117,6 +118,9 @@ def _sums(recipe: Recipe, params: Any, stats: Any, x: Array, y: Array, counted: 
         jnp.sum(jnp.where(counted, losses, 0)).astype(jnp.float32),
         jnp.sum(counted & right).astype(jnp.float32),
     )
+
+
+_compiled_sums = jax.jit(_sums, static_argnums=0)
 
 
 def scorer(

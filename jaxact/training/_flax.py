@@ -1,6 +1,7 @@
 """A Flax NNX module as a pure function of parameters and statistics."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, PyTree
@@ -15,11 +16,13 @@ class Functional(NamedTuple):
       apply: the pure function; see `Apply`.
       params: every `nnx.Param`.
       stats: every other variable (batch statistics).
+      merge: ``merge(params, stats)`` puts the network together again.
     """
 
     apply: Apply
     params: PyTree[Array]
     stats: PyTree[Array]
+    merge: Callable[[Any, Any], Any]
 
 
 def functional(module: nnx.Module, /) -> Functional:
@@ -32,22 +35,27 @@ def functional(module: nnx.Module, /) -> Functional:
       module: any NNX module that is called with a batch.
 
     Returns:
-      The pure function, its parameters, and its other variables. The function ignores ``key``: a
-      module draws from streams of its own, whose counts are among its variables.
+      The pure function, its parameters, its other variables, and the way back. The function ignores
+      ``key``: a module draws from streams of its own, whose counts are among its variables.
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> apply, params, stats = functional(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
-      >>> apply(params, stats, jnp.ones((4, 3)), train=True, key=jax.random.key(0))[0].shape
+      >>> net = functional(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+      >>> x = jnp.ones((4, 3))
+      >>> logits, stats = net.apply(net.params, net.stats, x, train=True, key=jax.random.key(0))
+      >>> logits.shape
       (4, 2)
     """
     structure, params, stats = nnx.split(module, nnx.Param, ...)
 
+    def merge(params, stats):
+        return nnx.merge(structure, params, stats, copy=True)
+
     def apply(params, stats, x, /, *, train, key):
         del key
-        network = nnx.merge(structure, params, stats, copy=True)
+        network = merge(params, stats)
         network.train() if train else network.eval()
         logits = network(x)
         return logits, nnx.split(network, nnx.Param, ...)[2]
 
-    return Functional(apply, params, stats)
+    return Functional(apply, params, stats, merge)

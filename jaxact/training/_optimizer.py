@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 SCHEDULES = ("constant", "cosine", "linear", "step")
 OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lion")
@@ -83,7 +83,7 @@ def schedule(
     return optax.join_schedules([rise, after], [warmup_steps])
 
 
-def decay_mask(params: PyTree[Array], /) -> PyTree[bool]:
+def decay_mask(params: PyTree, /) -> PyTree[bool]:
     """Which parameters weight decay acts on: kernels and embeddings, not biases, scales or gains.
 
     Chosen by name, since in a stack of layers a bias has two axes too.

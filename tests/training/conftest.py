@@ -1,10 +1,10 @@
 """A small network for the training tests, written out by hand."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
-
-from jaxact import training
 
 
 def _apply(params, stats, x, /, *, train, key):
@@ -32,7 +32,7 @@ def _params(inputs=4, width=8, outputs=3):
 @pytest.fixture
 def network():
     """Apply, parameters and statistics of a network of 4 inputs and 3 classes."""
-    return training.Functional(_apply, _params(), (jnp.zeros(8), jnp.ones(8)))
+    return types.SimpleNamespace(apply=_apply, params=_params(), stats=(jnp.zeros(8), jnp.ones(8)))
 
 
 @pytest.fixture

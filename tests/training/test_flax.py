@@ -22,7 +22,7 @@ class Net(nnx.Module):
 def test_statistics_are_explicit_and_the_module_stays(data, standard_promotion):
     module = Net(nnx.Rngs(0))
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)))
-    apply, params, stats = training.functional(module)
+    apply, params, stats, merge = training.functional(module)
     key = jax.random.key(0)
     _, after = jax.jit(lambda p, s, x: apply(p, s, x, train=True, key=key))(params, stats, data[0])
     h = data[0] @ module.linear.kernel[...] + module.linear.bias[...][None]
@@ -35,10 +35,13 @@ def test_statistics_are_explicit_and_the_module_stays(data, standard_promotion):
     logits, same = apply(params, stats, data[0], train=False, key=key)
     np.testing.assert_allclose(logits, module(data[0]), rtol=1e-6)
     chex.assert_trees_all_equal(same["norm"], stats["norm"])
+    again = merge(params, stats)
+    again.eval()
+    np.testing.assert_array_equal(again(data[0]), logits)
 
 
 def test_a_module_trains_in_the_compiled_loop(data, standard_promotion):
-    apply, params, stats = training.functional(Net(nnx.Rngs(0)))
+    apply, params, stats, _ = training.functional(Net(nnx.Rngs(0)))
     recipe = training.Recipe(apply, training.optimizer("adamw", 0.05), ema_decay=0.9)
     state = training.init(recipe, params, stats, key=jax.random.key(0))
     feed = training.ArrayFeed(*data, batch_size=25, key=jax.random.key(1))

@@ -1,0 +1,201 @@
+"""What a training run is made of, and what it accepts."""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+from jaxact import training
+from jaxact.experiments._store import StudyError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "plain": {"skip": "none", "norm": "none", "norm_placement": "none"},
+    "quick": {"depth": 16, "steps": 100, "warmup_steps": 10, "log_every": 20, "eval_every": 50},
+    "cifar10": {
+        "model": "resnet20",
+        "dataset": "cifar-10-binary.tar.gz",
+        "steps": 64_000,
+        "batch_size": 128,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "weight_decay": 1e-4,
+        "clip_norm": None,
+        "schedule": "step",
+        "warmup_steps": 0,
+        "pad": 4,
+        "flip": True,
+        "log_every": 100,
+        "eval_every": 1000,
+        "checkpoint_every": 1000,
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResNet:
+    """Trains a residual network on images and measures its ranks by depth on the way."""
+
+    preset: Literal["default", "plain", "quick", "cifar10"] = "default"
+    """Where the values come from that are not given: default (a pre-norm network of 200 blocks on
+    digits), plain (the same depth without skip and norm, which does not train), quick (some
+    seconds), cifar10 (ResNet-20 as He et al. 2015 train it; needs the archive and an
+    accelerator)."""
+    model: str = "mlp"
+    """mlp or conv (by width, depth, block_layers), or the name of a preset of jaxact.models."""
+    width: int = 64
+    """Units of mlp, channels of conv."""
+    depth: int = 200
+    """Blocks of mlp and conv."""
+    block_layers: int = 1
+    """Layers in a block of mlp and conv."""
+    norm_placement: str | None = None
+    """Where the norm stands in a block, such as pre, post or none; by default pre for mlp and conv,
+    and a preset's own for a preset."""
+    norm: str | None = None
+    """The norm, such as layer, rms, batch or none; by default layer for mlp and conv."""
+    skip: str | None = None
+    """The skip, such as identity, scaled (branch over sqrt of the depth) or none; by default
+    identity."""
+    activation: str = "relu"
+    """Name of an activation function in jaxact.activations."""
+    dataset: str = "digits"
+    """digits (shipped with scikit-learn); the path of an .npz file with arrays x and y; of CIFAR-10
+    or CIFAR-100 as published, archive or unpacked folder; or of a folder that holds a folder of
+    images for each class, or train and val folders of such."""
+    test_share: float = 0.2
+    """Share of the examples held out for testing, where the data set is not split already."""
+    image_size: int = 224
+    """Pixels a side to which a folder's images are scaled and cut."""
+    steps: int = 600
+    """Updates."""
+    batch_size: int = 64
+    """Examples an update."""
+    optimizer: str = "adamw"
+    """sgd, adam, adamw, lamb or lion."""
+    learning_rate: float = 2e-3
+    """The schedule's largest step size."""
+    schedule: str = "cosine"
+    """constant, cosine, linear, or step (a tenth at each milestone)."""
+    warmup_steps: int = 50
+    """Steps in which the step size rises linearly from 0."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Of the step schedule, as shares of the steps."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 1e-2
+    """Of kernels only: added to the gradient by sgd and adam, to the update by the others."""
+    clip_norm: float | None = 1.0
+    """Largest norm of the whole gradient; None for no clipping."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over the classes."""
+    pad: int = 1
+    """Pixels of zeros around a training image before it is cropped at random; 0 for no cropping."""
+    flip: bool = False
+    """Mirror training images at random."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; parameters, statistics, loss and update are float32 always."""
+    ema_decay: float | None = None
+    """Of moving averages of the parameters, which are then tested too; None for no averages."""
+    seed: int = 0
+    """Of weights, batches, augmentation, and the data's split."""
+    log_every: int = 50
+    """Steps a row of metrics.jsonl."""
+    eval_every: int = 100
+    """Steps between tests; the last step is always tested."""
+    eval_batch_size: int = 256
+    """Examples at a time in tests."""
+    measure_every: int | None = None
+    """Steps between measurements of ranks by layer; None for no measurements."""
+    measure_examples: int = 256
+    """Training examples on which features are measured."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; a multiple of log_every."""
+    keep: int = 2
+    """Checkpoints that are kept."""
+    chunk: int = 50
+    """Largest number of steps in one compiled call; 1 for no loop around the step."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard as well; needs pip install 'jaxact[train]'."""
+    progress: bool = True
+    """Show a progress bar."""
+    out: pathlib.Path = pathlib.Path("runs/train_resnet")
+    """Folder of the run; must be new or empty unless --resume is given."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the folder; the losses are those of a run that was not
+    interrupted."""
+
+
+_NOT_OUTCOME = ("preset", "out", "resume", "progress", "tensorboard", "keep", "checkpoint_every")
+
+
+def outcome_fields(config: TrainResNet) -> dict[str, Any]:
+    """The fields that decide the results, as JSON values."""
+    fields = dataclasses.asdict(config)
+    return {
+        k: list(v) if isinstance(v, tuple) else v
+        for k, v in fields.items()
+        if k not in _NOT_OUTCOME
+    }
+
+
+def validate(config: TrainResNet) -> None:
+    """Refuses a config that cannot run, whatever the data and the network are.
+
+    Raises:
+      StudyError: one sentence that names the field, its value and what is allowed.
+    """
+    for name in (
+        *("width", "depth", "block_layers", "image_size", "steps", "batch_size", "log_every"),
+        *("eval_every", "eval_batch_size", "measure_examples", "checkpoint_every", "keep", "chunk"),
+    ):
+        _at_least(name, getattr(config, name), 1)
+    if config.measure_every is not None:
+        _at_least("measure_every", config.measure_every, 1)
+        _at_least("measure_examples", config.measure_examples, 2)
+    for name in ("pad", "seed", "warmup_steps"):
+        _at_least(name, getattr(config, name), 0)
+    if config.seed >= 2**31:
+        raise StudyError(f"seed: must be less than 2**31; got {config.seed}")
+    if not 0 < config.test_share < 1:
+        raise StudyError(f"test_share: must be between 0 and 1; got {config.test_share}")
+    if not 0 <= config.label_smoothing < 1:
+        raise StudyError(
+            f"label_smoothing: must be from 0 to below 1; got {config.label_smoothing}"
+        )
+    if config.ema_decay is not None and not 0 <= config.ema_decay < 1:
+        raise StudyError(f"ema_decay: must be from 0 to below 1; got {config.ema_decay}")
+    if not 0 < config.learning_rate < float("inf"):
+        raise StudyError(f"learning_rate: must be positive and finite; got {config.learning_rate}")
+    if config.checkpoint_every % config.log_every:
+        raise StudyError(
+            f"checkpoint_every: must be a multiple of log_every, {config.log_every}; "
+            f"got {config.checkpoint_every}"
+        )
+    try:
+        rate = training.schedule(
+            config.schedule,
+            peak=config.learning_rate,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            milestones=config.milestones,
+        )
+        training.optimizer(
+            config.optimizer,
+            rate,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+            momentum=config.momentum,
+        )
+    except ValueError as error:
+        raise StudyError(_as_field(error)) from error
+
+
+def _as_field(error: ValueError) -> str:
+    """A sentence of ours, ``NAME must be ...``, as one of a field, ``NAME: must be ...``."""
+    name, _, rest = str(error).partition(" ")
+    return f"{name}: {rest}"
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise StudyError(f"{name}: must be at least {least}; got {value}")

@@ -1,0 +1,291 @@
+"""The run: data and network to a folder of metrics and checkpoints."""
+
+import contextlib
+import functools
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxact import training
+from jaxact.experiments import _cli
+from jaxact.experiments._store import StudyError, manifest, write_whole
+from jaxact.experiments.train_resnet import _config, _network
+from jaxact.experiments.train_resnet._config import TrainResNet
+
+
+class Data(NamedTuple):
+    """A data set as a run takes it.
+
+    Attributes:
+      shape: of one image, (height, width, channels).
+      classes: how many there are.
+      feed: the training batches.
+      sample: the first training images, as the network takes them.
+      score: ``score(recipe) -> (params, stats) -> Score`` on the test set.
+      prepare: what every batch goes through before the network.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    feed: training.Feed
+    sample: Callable[[int], jax.Array]
+    score: Callable[[training.Recipe], Callable[[Any, Any], training.Score]]
+    prepare: Callable[[jax.Array], jax.Array] | None
+
+
+def run(config: TrainResNet) -> dict[str, Any]:
+    """Runs what is left of a run, and writes its folder.
+
+    Args:
+      config: what to run.
+
+    Returns:
+      The summary: steps, parameters, the last test scores, and the seconds this process took. The
+      folder holds it as ``summary.json`` beside ``config.json``, ``manifest.json``,
+      ``metrics.jsonl``, ``checkpoints/``, and ``tensorboard/`` if asked for.
+
+    Raises:
+      StudyError: if the config, the data or the folder does not serve, before anything is compiled.
+      FloatingPointError: if the loss is not finite.
+    """
+    began = time.monotonic()
+    _config.validate(config)
+    data = load(config)
+    network = training.functional(_network.build(config, data.shape, data.classes))
+    recipe = make_recipe(config, network, data)
+    folder = _open(config)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            training.Checkpoints(folder / "checkpoints", keep=config.keep)
+        )
+        state = training.init(recipe, network.params, network.stats, key=_key(config, 1))
+        latest = checkpoints.latest()
+        if latest is not None:
+            try:
+                state = checkpoints.restore(state)
+            except ValueError as error:
+                raise StudyError(f"out: {error}") from error
+        lines = stack.enter_context(training.JsonLines(folder / "metrics.jsonl", after=latest))
+        sinks: list[Callable[[training.Row], None]] = [lines]
+        if config.tensorboard:
+            sinks.append(
+                stack.enter_context(training.TensorBoard(folder / "tensorboard", after=latest))
+            )
+
+        def checkpoint(state: training.State) -> None:
+            lines.sync()
+            checkpoints.save(state)
+
+        observers = [training.Observer(config.eval_every, training.by_average(data.score(recipe)))]
+        if config.measure_every is not None:
+            measure = _network.ranks(network, data.sample(config.measure_examples))
+            observers.append(training.Observer(config.measure_every, measure))
+        training.train(
+            recipe,
+            state,
+            data.feed,
+            steps=config.steps,
+            log=training.tee(sinks),
+            log_every=config.log_every,
+            observers=observers,
+            checkpoint=checkpoint,
+            checkpoint_every=config.checkpoint_every,
+            chunk=config.chunk,
+            progress=config.progress,
+        )
+    rows = training.read_log(folder / "metrics.jsonl")
+    tests = [row for row in rows if "test_accuracy" in row]
+    summary = {
+        **tests[-1],
+        "train_loss": [row["loss"] for row in rows if "loss" in row][-1],
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(network.params)),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode())
+    return summary
+
+
+def load(config: TrainResNet) -> Data:
+    """Finds the data set of a config: in memory, or a folder of images.
+
+    Raises:
+      StudyError: if there is none, or it is too small.
+    """
+    path = pathlib.Path(config.dataset)
+    flatten = (lambda x: x.reshape(len(x), -1)) if config.model == "mlp" else None
+    try:
+        if path.is_dir() and not training.is_cifar(path):
+            return _folder(config, path, flatten)
+        arrays = training.load(config.dataset, test_share=config.test_share, seed=config.seed)
+        feed = training.ArrayFeed(
+            arrays.train_x, arrays.train_y, batch_size=config.batch_size, key=_key(config, 0)
+        )
+    except ValueError as error:
+        raise StudyError(_as_field(error)) from error
+    except ModuleNotFoundError as error:
+        raise StudyError(f"dataset: {error}; install it by pip install 'jaxact[train]'") from error
+    _enough(config, len(arrays.train_x))
+    x, y = jnp.asarray(arrays.test_x), jnp.asarray(arrays.test_y)
+
+    def sample(n: int) -> jax.Array:
+        return _prepared(flatten, jnp.asarray(arrays.train_x[:n]))
+
+    def score(recipe: training.Recipe) -> Callable[[Any, Any], training.Score]:
+        compiled = jax.jit(
+            functools.partial(training.evaluate, recipe, batch_size=config.eval_batch_size)
+        )
+        return lambda params, stats: compiled(params, stats, x, y)
+
+    return Data(arrays.train_x.shape[1:], arrays.num_classes, feed, sample, score, flatten)
+
+
+def _folder(config: TrainResNet, path: pathlib.Path, flatten: Any) -> Data:
+    files = training.image_folder(path, test_share=config.test_share, seed=config.seed)
+    size = config.image_size
+    feed = training.FolderFeed(
+        files.train, size=size, batch_size=config.batch_size, seed=config.seed
+    )
+    _enough(config, len(files.train.paths))
+
+    def prepare(x: jax.Array) -> jax.Array:
+        return _prepared(flatten, training.standardize(x))
+
+    def sample(n: int) -> jax.Array:
+        some = np.linspace(0, len(files.train.paths) - 1, n).astype(int)  # of all classes
+        chosen = training.Files(
+            tuple(files.train.paths[i] for i in some), tuple(files.train.labels[i] for i in some)
+        )
+        ((x, _),) = training.folder_batches(chosen, size=size, batch_size=n)
+        return prepare(jnp.asarray(x))
+
+    def score(recipe: training.Recipe) -> Callable[[Any, Any], training.Score]:
+        def scored(params: Any, stats: Any) -> training.Score:
+            batches = training.folder_batches(
+                files.test, size=size, batch_size=config.eval_batch_size
+            )
+            return training.evaluate_batches(recipe, params, stats, batches)
+
+        return scored
+
+    return Data((size, size, 3), len(files.classes), feed, sample, score, prepare)
+
+
+def make_recipe(config: TrainResNet, network: training.Functional, data: Data) -> training.Recipe:
+    """How a config trains its network."""
+    rate = training.schedule(
+        config.schedule,
+        peak=config.learning_rate,
+        steps=config.steps,
+        warmup_steps=config.warmup_steps,
+        milestones=config.milestones,
+    )
+    augments: list[training.Augment] = [training.flip] if config.flip else []
+    if config.pad:
+        augments.append(functools.partial(training.pad_crop, padding=config.pad))
+    return training.Recipe(
+        network.apply,
+        training.optimizer(
+            config.optimizer,
+            rate,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+            momentum=config.momentum,
+        ),
+        loss=functools.partial(training.cross_entropy, label_smoothing=config.label_smoothing),
+        augment=training.compose(*augments) if augments else None,
+        prepare=data.prepare,
+        compute_dtype=None if config.precision == "float32" else jnp.bfloat16,
+        ema_decay=config.ema_decay,
+        learning_rate=rate,
+    )
+
+
+def main() -> int:
+    """The command line of ``scripts/train_resnet.py``.
+
+    Returns:
+      The process's exit code: 0; 1 if the loss became infinite or NaN; 2 if the run cannot start;
+      130 when interrupted.
+    """
+    config = _cli.parse(TrainResNet, _config.PRESETS)
+    code = 0
+
+    def study() -> None:
+        nonlocal code
+        try:
+            summary = run(config)
+        except FloatingPointError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 1
+        except KeyboardInterrupt:
+            print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+            code = 130
+        else:
+            print(json.dumps(summary, indent=2))
+            print(config.out / "metrics.jsonl")
+
+    return _cli.main(study) or code
+
+
+def _key(config: TrainResNet, number: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(config.seed), number)
+
+
+def _prepared(prepare: Any, x: jax.Array) -> jax.Array:
+    return x if prepare is None else prepare(x)
+
+
+def _enough(config: TrainResNet, examples: int) -> None:
+    if config.measure_every is not None and config.measure_examples > examples:
+        raise StudyError(
+            f"measure_examples: must be at most the {examples} training examples; "
+            f"got {config.measure_examples}"
+        )
+
+
+def _as_field(error: ValueError) -> str:
+    name, _, rest = str(error).partition(" ")
+    return f"{name}: {rest}"
+
+
+def _open(config: TrainResNet) -> pathlib.Path:
+    """The run's folder, new or of the same run.
+
+    Raises:
+      StudyError: if it cannot be written, holds anything while ``resume`` is off, or holds another
+        run.
+    """
+    fields = json.loads(json.dumps(_config.outcome_fields(config)))
+    path = config.out / "config.json"
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if not config.resume:
+                raise StudyError(
+                    f"out: {config.out} holds a run; pass --resume to go on with it, or --out with "
+                    "another folder"
+                )
+            before = json.loads(path.read_text())
+            for name, value in fields.items():
+                if before.get(name) != value:
+                    raise StudyError(
+                        f"{name}: the run in {config.out} was started with {before.get(name)} and "
+                        f"cannot be resumed with {value}"
+                    )
+        elif any(p.suffix != ".tmp" for p in config.out.iterdir()):
+            raise StudyError(f"out: {config.out} is not empty and holds no run to resume")
+        for leftover in config.out.glob(".*.tmp"):
+            leftover.unlink()
+        facts = json.dumps(manifest(), indent=2).encode()
+        write_whole(config.out / "manifest.json", facts)
+        write_whole(path, json.dumps(fields, indent=2).encode())
+    except OSError as error:
+        raise StudyError(f"out: cannot write to {config.out} ({error.strerror})") from error
+    return config.out
