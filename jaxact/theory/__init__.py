@@ -11,6 +11,8 @@ from jaxact.theory._maps import correlation_slope as correlation_slope
 from jaxact.theory._maps import dual_kernel as dual_kernel
 from jaxact.theory._maps import variance_map as variance_map
 from jaxact.theory._products import newman_exponents as newman_exponents
+from jaxact.theory._recursion import MeanField as MeanField
+from jaxact.theory._recursion import mean_field as mean_field
 from jaxact.theory._statistics import Moments as Moments
 from jaxact.theory._statistics import Statistics as Statistics
 from jaxact.theory._statistics import flat_fraction as flat_fraction
