@@ -2,6 +2,15 @@
 
 from jaxact.theory._fixed_points import FixedPoint as FixedPoint
 from jaxact.theory._fixed_points import fixed_point as fixed_point
+from jaxact.theory._free import Edges as Edges
+from jaxact.theory._free import LimitingRanks as LimitingRanks
+from jaxact.theory._free import fuss_catalan_density as fuss_catalan_density
+from jaxact.theory._free import fuss_catalan_edge as fuss_catalan_edge
+from jaxact.theory._free import fuss_catalan_moments as fuss_catalan_moments
+from jaxact.theory._free import fuss_catalan_ranks as fuss_catalan_ranks
+from jaxact.theory._free import marchenko_pastur_density as marchenko_pastur_density
+from jaxact.theory._free import marchenko_pastur_edges as marchenko_pastur_edges
+from jaxact.theory._free import marchenko_pastur_ranks as marchenko_pastur_ranks
 from jaxact.theory._kernels import arc_cosine_kernel as arc_cosine_kernel
 from jaxact.theory._kernels import erf_kernel as erf_kernel
 from jaxact.theory._maps import correlation_curvature as correlation_curvature
@@ -10,7 +19,11 @@ from jaxact.theory._maps import correlation_map as correlation_map
 from jaxact.theory._maps import correlation_slope as correlation_slope
 from jaxact.theory._maps import dual_kernel as dual_kernel
 from jaxact.theory._maps import variance_map as variance_map
+from jaxact.theory._products import ProductRanks as ProductRanks
+from jaxact.theory._products import batch_norm_rank_bound as batch_norm_rank_bound
+from jaxact.theory._products import expected_log_determinant as expected_log_determinant
 from jaxact.theory._products import newman_exponents as newman_exponents
+from jaxact.theory._products import newman_ranks as newman_ranks
 from jaxact.theory._recursion import MeanField as MeanField
 from jaxact.theory._recursion import mean_field as mean_field
 from jaxact.theory._statistics import Moments as Moments

@@ -7,7 +7,6 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxact.theory import _maps as maps
 from jaxact.theory import _quadrature as quad
 
 
@@ -16,7 +15,7 @@ def _arguments(c: ArrayLike, variance: ArrayLike, other: ArrayLike | None):
     dtype = quad.scalar_dtype(c, variance, other)
     q1 = quad.as_positive("variance", variance, dtype)
     q2 = quad.as_positive("other_variance", other, dtype)
-    return jnp.broadcast_arrays(maps.check_correlation(c, dtype), q1, q2)
+    return jnp.broadcast_arrays(quad.as_within("c", c, -1.0, 1.0, dtype), q1, q2)
 
 
 def arc_cosine_kernel(

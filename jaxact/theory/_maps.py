@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -149,15 +148,6 @@ def layer(
     return _Layer(function, points, nodes, dtype, sigma2, bias2)
 
 
-def check_correlation(c: ArrayLike, dtype: np.dtype, name: str = "c", low: float = -1.0) -> Array:
-    """The correlation as an array; one known at trace time must lie in [low, low + 2]."""
-    if not isinstance(c, jax.core.Tracer):
-        known = np.asarray(c).astype(np.float64)
-        if not np.all((known >= low) & (known <= low + 2)):
-            raise ValueError(f"{name} must lie in [{low:g}, {low + 2:g}], got {c!r}")
-    return jnp.asarray(c).astype(dtype)
-
-
 def variance_map(
     activation: quad.Activation,
     variance: ArrayLike,
@@ -240,7 +230,7 @@ def dual_kernel(
     it = layer(activation, 1.0, 0.0, breakpoints, nodes, c, variance, other)
     q1 = quad.as_positive("variance", variance, it.dtype)
     q2 = quad.as_positive("other_variance", other, it.dtype)
-    defect = 1 - check_correlation(c, it.dtype)
+    defect = 1 - quad.as_within("c", c, -1.0, 1.0, it.dtype)
 
     def one(defect: Array, q1: Array, q2: Array) -> Array:
         return pair_moment(it.function, it.points, q1, q2, defect, it.nodes)
@@ -290,7 +280,7 @@ def correlation_map(
     other = variance if other_variance is None else other_variance
     values = (c, variance, other)
     it = layer(activation, weight_variance, bias_variance, breakpoints, nodes, *values)
-    defect = 1 - check_correlation(c, it.dtype)
+    defect = 1 - quad.as_within("c", c, -1.0, 1.0, it.dtype)
     return 1 - _over_defects(it, defect, variance, other, defect_map)
 
 
@@ -330,7 +320,7 @@ def correlation_defect(
     other = variance if other_variance is None else other_variance
     values = (defect, variance, other)
     it = layer(activation, weight_variance, bias_variance, breakpoints, nodes, *values)
-    d = check_correlation(defect, it.dtype, "defect", 0.0)
+    d = quad.as_within("defect", defect, 0.0, 2.0, it.dtype)
     return _over_defects(it, d, variance, other, defect_map)
 
 
@@ -419,7 +409,7 @@ def _slope(
     other = variance if other is None else other
     values = (c, variance, other)
     it = layer(activation, weight_variance, bias_variance, breakpoints, nodes, *values)
-    defect = 1 - check_correlation(c, it.dtype)
+    defect = 1 - quad.as_within("c", c, -1.0, 1.0, it.dtype)
 
     def derivative(*arguments):
         return correlation_derivative(*arguments, order=order)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxact import activations
@@ -63,7 +64,7 @@ def scalar_dtype(*values: ArrayLike) -> Any:
 
 def as_positive(name: str, value: ArrayLike, dtype: Any, *, zero: bool = False) -> Array:
     """The value as an array; a number known at trace time must be positive (or zero)."""
-    if not isinstance(value, jax.core.Tracer):
+    if not isinstance(value, Tracer):
         known = np.asarray(value)
         if known.dtype.kind not in "fiuV" and known.dtype != jnp.bfloat16:
             raise TypeError(f"{name} must be a real number, got {value!r}")
@@ -72,6 +73,15 @@ def as_positive(name: str, value: ArrayLike, dtype: Any, *, zero: bool = False) 
             raise ValueError(
                 f"{name} must be {'non-negative' if zero else 'positive'}, got {value!r}"
             )
+    return jnp.asarray(value).astype(dtype)
+
+
+def as_within(name: str, value: ArrayLike, low: float, high: float, dtype: Any) -> Array:
+    """The value as an array; one known at trace time must lie in [low, high]."""
+    if not isinstance(value, Tracer):
+        known = np.asarray(value).astype(np.float64)
+        if not np.all((known >= low) & (known <= high)):
+            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
     return jnp.asarray(value).astype(dtype)
 
 

@@ -112,7 +112,7 @@ def mean_field(
     it = maps.layer(activation, weight_variance, bias_variance, breakpoints, nodes, *values)
     a2 = jnp.square(quad.as_positive("branch_scale", branch_scale, it.dtype))
     q0 = quad.as_positive("variance", variance, it.dtype)
-    d0 = 1 - maps.check_correlation(correlation, it.dtype, "correlation")
+    d0 = 1 - quad.as_within("correlation", correlation, -1.0, 1.0, it.dtype)
     skip = 0.0 if placement == "plain" else 1.0
     one, zeros = jnp.ones((), it.dtype), jnp.zeros(depth, it.dtype)
     slope = quad.derivative(it.function)
