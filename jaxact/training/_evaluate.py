@@ -130,7 +130,7 @@ def scorer(
     /,
     *,
     batch_size: int,
-) -> Callable[[State], dict[str, float]]:
+) -> Callable[[State], dict[str, Array]]:
     """A measurement of a run: the test score of its parameters, and of their moving averages.
 
     Args:
@@ -148,7 +148,7 @@ def scorer(
     return by_average(lambda params, stats: score(params, stats, x, y))
 
 
-def by_average(score: Callable[[Any, Any], Score], /) -> Callable[[State], dict[str, float]]:
+def by_average(score: Callable[[Any, Any], Score], /) -> Callable[[State], dict[str, Array]]:
     """A measurement of a run from a function of parameters and statistics.
 
     Args:
@@ -158,13 +158,12 @@ def by_average(score: Callable[[Any, Any], Score], /) -> Callable[[State], dict[
       A function from a `State`, as `scorer` gives.
     """
 
-    def measure(state: State) -> dict[str, float]:
+    def measure(state: State) -> dict[str, Array]:
         found = {}
         for prefix, holder in (("", state), ("ema_", state.ema)):
             if holder is not None:
                 loss, accuracy = score(holder.params, holder.stats)
-                found[f"{prefix}test_loss"] = float(loss)
-                found[f"{prefix}test_accuracy"] = float(accuracy)
+                found |= {f"{prefix}test_loss": loss, f"{prefix}test_accuracy": accuracy}
         return found
 
     return measure

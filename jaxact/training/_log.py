@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 Row = Mapping[str, Any]
@@ -139,10 +140,13 @@ def _plain(value: Any) -> Any:
         return [_plain(entry) for entry in value]
     if isinstance(value, (str, bool, int)) or value is None:
         return value
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    value = float(value)
-    return value if math.isfinite(value) else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    array = np.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 8:
+        # the shortest decimals that give the same bits, such as 0.1 and not 0.10000000149011612
+        array = array.astype(np.float32).astype(str).astype(np.float64)
+    return _plain(array.tolist())
 
 
 def _replace(path: pathlib.Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from jaxact.training._feed import Feed
@@ -41,6 +42,7 @@ def train(
     checkpoint: Callable[[State], None] | None = None,
     checkpoint_every: int | None = None,
     chunk: int = 50,
+    mesh: Mesh | None = None,
     progress: bool = False,
 ) -> State:
     """Trains until a number of steps is done, counted from the beginning of the run.
@@ -64,6 +66,8 @@ def train(
         rows up to it.
       checkpoint_every: a multiple of ``log_every``, so that no row spans a checkpoint.
       chunk: the most steps in one compiled call; 1 compiles the step without a loop.
+      mesh: devices over which each batch is split along the first axis; the state is replicated.
+        Batch statistics are then those of the whole batch. None for one device.
       progress: whether to show a progress bar.
 
     Returns:
@@ -75,7 +79,9 @@ def train(
     """
     _check(steps, log_every, chunk, observers, checkpoint, checkpoint_every)
     done = int(state.step)
-    advance = _advance(recipe, feed, chunk)
+    advance = _advance(recipe, feed, chunk, mesh)
+    if mesh is not None:
+        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     emit = log or (lambda row: None)
     if done == 0:
         for observer in observers:
@@ -117,12 +123,19 @@ def train(
     return state
 
 
-def _advance(recipe: Recipe, feed: Feed, chunk: int) -> Callable[..., tuple[State, Metrics]]:
+def _advance(
+    recipe: Recipe, feed: Feed, chunk: int, mesh: Mesh | None
+) -> Callable[..., tuple[State, Metrics]]:
     """Compiles ``(state, batches, count) -> (state, metrics)``; the state is donated."""
+    split = None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def advance(state: State, batches: Any, count: Any) -> tuple[State, Metrics]:
         def one(state, i):
-            return step(recipe, state, *feed.take(batches, i))
+            batch = feed.take(batches, i)
+            if split is not None:
+                batch = lax.with_sharding_constraint(batch, split)
+            return step(recipe, state, *batch)
 
         if chunk == 1:
             state, metrics = one(state, 0)
@@ -137,7 +150,7 @@ def _advance(recipe: Recipe, feed: Feed, chunk: int) -> Callable[..., tuple[Stat
         rows = jax.tree.map(lambda m: jnp.zeros((chunk, *m.shape), m.dtype), like)
         return lax.fori_loop(0, count, body, (state, rows))
 
-    return jax.jit(advance, donate_argnums=0)
+    return jax.jit(advance, donate_argnums=0, out_shardings=whole)
 
 
 def _row(done: int, window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def test_rows_are_strict_json(tmp_path):
 
     rows = [json.loads(line, parse_constant=refuse) for line in lines]
     assert rows == training.read_log(path)
-    assert rows[0] == {"step": 1, "loss": float(np.float32(0.1)), "ranks": [1.5, None], "tag": "a"}
+    assert rows[0] == {"step": 1, "loss": 0.1, "ranks": [1.5, None], "tag": "a"}
     assert rows[1] == {"step": 2, "loss": None, "more": {"x": [3, None, True]}}
 
 
@@ -41,6 +41,20 @@ def test_going_on_drops_what_comes_later_and_what_is_half_written(tmp_path, end,
     kept = [s for s in (0, 1, 2, 2, 3) if after is not None and s <= after]
     assert [row["step"] for row in training.read_log(path)] == [*kept, 10]
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_numbers_of_float32_keep_their_bits(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    bits = np.random.default_rng(0).integers(0, 2**32, 3000, np.uint64).astype(np.uint32)
+    values = bits.view(np.float32)
+    values = values[np.isfinite(values)]
+    half = values[np.abs(values) < 6e4].astype(np.float16)
+    with training.JsonLines(path) as log:
+        log({"step": 0, "single": values, "half": half, "double": values.astype(np.float64) / 3})
+    (row,) = training.read_log(path)
+    np.testing.assert_array_equal(np.array(row["single"]).astype(np.float32), values)
+    np.testing.assert_array_equal(np.array(row["half"]).astype(np.float16), half)
+    np.testing.assert_array_equal(np.array(row["double"]), values.astype(np.float64) / 3)
 
 
 def test_reading_while_a_line_is_being_written(tmp_path):

@@ -133,6 +133,47 @@ def test_bad_intervals(begin, options, message):
         training.train(*begin(), **{"steps": 1, **options})
 
 
+PARALLEL = """
+import chex, jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import Mesh
+from jaxact import training
+
+assert jax.device_count() == 4
+x = jax.random.normal(jax.random.key(3), (64, 4))
+y = jnp.argmax(x[:, :3], axis=-1)
+params = {"a": jax.random.normal(jax.random.key(0), (4, 8)) / 2,
+          "b": jax.random.normal(jax.random.key(1), (8, 3)) / 3}
+
+def apply(params, stats, x, /, *, train, key):
+    h = x @ params["a"]
+    mean = jnp.mean(h, axis=0) if train else stats
+    return jnp.tanh(h - mean) @ params["b"], 0.9 * stats + 0.1 * mean
+
+recipe = training.Recipe(apply, optax.adam(1e-2))
+ends, rows = [], []
+for mesh in (None, Mesh(np.array(jax.devices()), ("data",))):
+    state = training.init(recipe, params, jnp.zeros(8), key=jax.random.key(0))
+    feed = training.ArrayFeed(x, y, batch_size=16, key=jax.random.key(1))
+    found = []
+    ends.append(training.train(
+        recipe, state, feed, steps=12, log=found.append, log_every=4, mesh=mesh))
+    rows.append(found)
+assert ends[1].params["a"].sharding.is_fully_replicated
+assert len(ends[1].params["a"].sharding.device_set) == 4
+chex.assert_trees_all_close(*(jax.device_get((e.params, e.stats)) for e in ends), rtol=1e-4,
+                            atol=1e-6)
+chex.assert_trees_all_close(*rows, rtol=1e-4)
+"""
+
+
+def test_a_batch_split_over_devices_gives_the_same():
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    subprocess.run([sys.executable, "-c", PARALLEL], env=environment, check=True, timeout=120)
+
+
 def test_array_feed_goes_through_all_examples_each_epoch(data):
     x, y = data
     feed = training.ArrayFeed(x, y, batch_size=16, key=KEY)
