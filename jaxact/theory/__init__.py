@@ -33,3 +33,10 @@ from jaxact.theory._statistics import gain as gain
 from jaxact.theory._statistics import lipschitz_constant as lipschitz_constant
 from jaxact.theory._statistics import moments as moments
 from jaxact.theory._statistics import statistics as statistics
+from jaxact.theory._tailored import Tailored as Tailored
+from jaxact.theory._tailored import TailoredLeakyReLU as TailoredLeakyReLU
+from jaxact.theory._tailored import plain_network as plain_network
+from jaxact.theory._tailored import residual_network as residual_network
+from jaxact.theory._tailored import tailor_dks as tailor_dks
+from jaxact.theory._tailored import tailor_leaky_relu as tailor_leaky_relu
+from jaxact.theory._tailored import tailor_tat as tailor_tat

@@ -201,3 +201,15 @@ def jumps(function: Callable[[Array], Array], points: np.ndarray | Array, dtype:
     above, below = function(at + step), function(at - step)
     jump = above - below
     return jnp.where(jnp.abs(jump) > 256 * eps * (1 + jnp.abs(above)), jump, 0).astype(dtype)
+
+
+def in_float64_if_static(
+    solve: Callable[[], Any], activation: Activation, value: ArrayLike, custom: bool = False
+) -> Any:
+    """Evaluate in float64 at trace time what no array enters: constants are then rounded once."""
+    if not isinstance(activation, str) or not isinstance(value, int | float) or custom:
+        return solve()
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        result = jax.tree.map(np.asarray, solve())
+    dtype = jnp.zeros(()).dtype
+    return jax.tree.map(lambda v: jnp.asarray(v, dtype), result)

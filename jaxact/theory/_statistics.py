@@ -56,17 +56,19 @@ def moments(
     """
     function, points = quad.resolve(activation, breakpoints)
     nodes = quad.check_nodes(nodes)
-    dtype = quad.scalar_dtype(variance)
-    q = quad.as_positive("variance", variance, dtype)
+    q = quad.as_positive("variance", variance, quad.scalar_dtype(variance))
 
     def one(q: ArrayLike) -> Moments:
+        dtype = quad.scalar_dtype(q)
         x, w = quad.line_nodes(points, q, nodes, dtype)
         y = function(x)
         mean = quad.total(y, w)
         centred = y.astype(dtype) - mean
         return Moments(mean, quad.total(y * y, w), quad.total(centred * centred, w))
 
-    return one(variance) if isinstance(variance, int | float) else quad.over(one, q)
+    if isinstance(variance, int | float):
+        return quad.in_float64_if_static(lambda: one(variance), activation, variance)
+    return quad.over(one, q)
 
 
 def gain(
