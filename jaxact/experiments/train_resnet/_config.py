@@ -4,7 +4,9 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
-from jaxact import training
+import jax
+
+from jaxact import activations, training
 from jaxact.experiments._store import StudyError
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -114,6 +116,8 @@ class TrainResNet:
     """Checkpoints that are kept."""
     chunk: int = 50
     """Largest number of steps in one compiled call; 1 for no loop around the step."""
+    devices: int = 1
+    """Devices over which each batch is split; must divide batch_size."""
     tensorboard: bool = False
     """Write event files for TensorBoard as well; needs pip install 'jaxact[train]'."""
     progress: bool = True
@@ -147,6 +151,7 @@ def validate(config: TrainResNet) -> None:
     for name in (
         *("width", "depth", "block_layers", "image_size", "steps", "batch_size", "log_every"),
         *("eval_every", "eval_batch_size", "measure_examples", "checkpoint_every", "keep", "chunk"),
+        "devices",
     ):
         _at_least(name, getattr(config, name), 1)
     if config.measure_every is not None:
@@ -154,6 +159,14 @@ def validate(config: TrainResNet) -> None:
         _at_least("measure_examples", config.measure_examples, 2)
     for name in ("pad", "seed", "warmup_steps"):
         _at_least(name, getattr(config, name), 0)
+    if config.devices > jax.device_count():
+        raise StudyError(
+            f"devices: must be from 1 to the {jax.device_count()} there are; got {config.devices}"
+        )
+    if config.batch_size % config.devices:
+        raise StudyError(
+            f"devices: must divide batch_size, {config.batch_size}; got {config.devices}"
+        )
     if config.seed >= 2**31:
         raise StudyError(f"seed: must be less than 2**31; got {config.seed}")
     if not 0 < config.test_share < 1:
@@ -172,6 +185,10 @@ def validate(config: TrainResNet) -> None:
             f"got {config.checkpoint_every}"
         )
     try:
+        activations.get(config.activation)
+    except ValueError as error:
+        raise StudyError(f"activation: {error}") from error
+    try:
         rate = training.schedule(
             config.schedule,
             peak=config.learning_rate,
@@ -187,13 +204,20 @@ def validate(config: TrainResNet) -> None:
             momentum=config.momentum,
         )
     except ValueError as error:
-        raise StudyError(_as_field(error)) from error
+        raise as_field(error, "optimizer") from error
 
 
-def _as_field(error: ValueError) -> str:
-    """A sentence of ours, ``NAME must be ...``, as one of a field, ``NAME: must be ...``."""
-    name, _, rest = str(error).partition(" ")
-    return f"{name}: {rest}"
+def as_field(error: Exception, default: str) -> StudyError:
+    """The library's sentence, ``NAME must be ...``, as one of the field with that name.
+
+    Args:
+      error: what the library raised.
+      default: the field that is named where the sentence names none.
+    """
+    name, must, rest = str(error).partition(" must ")
+    if must and name in {field.name for field in dataclasses.fields(TrainResNet)}:
+        return StudyError(f"{name}: must {rest}")
+    return StudyError(f"{default}: {error}")
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from jaxact import analysis, models, training
 from jaxact.experiments._store import StudyError
-from jaxact.experiments.train_resnet._config import TrainResNet
+from jaxact.experiments.train_resnet._config import TrainResNet, as_field
 
 _GENERAL = {"norm_placement": "pre", "norm": "layer", "skip": "identity"}
 
@@ -27,7 +27,7 @@ def build(config: TrainResNet, shape: tuple[int, ...], classes: int) -> nnx.Modu
     Raises:
       StudyError: if the choices do not go together.
     """
-    chosen = {name: getattr(config, name) for name in _GENERAL}
+    chosen: dict[str, Any] = {name: getattr(config, name) for name in _GENERAL}
     rngs = nnx.Rngs(config.seed)
     try:
         if config.model in ("mlp", "conv"):
@@ -44,10 +44,10 @@ def build(config: TrainResNet, shape: tuple[int, ...], classes: int) -> nnx.Modu
                 **{name: chosen[name] or _GENERAL[name] for name in chosen},
             )
         raise StudyError(f"model: must be mlp or conv; got {config.model!r}")
+    except StudyError:
+        raise
     except (TypeError, ValueError) as error:
-        if isinstance(error, StudyError):
-            raise
-        raise StudyError(f"model {config.model}: {error}") from error
+        raise as_field(error, "model") from error
 
 
 def ranks(network: training.Functional, x: Array) -> Callable[[training.State], Mapping[str, Any]]:

@@ -98,6 +98,7 @@ def run(config: TrainResNet) -> dict[str, Any]:
             checkpoint=checkpoint,
             checkpoint_every=config.checkpoint_every,
             chunk=config.chunk,
+            mesh=_mesh(config),
             progress=config.progress,
         )
     rows = training.read_log(folder / "metrics.jsonl")
@@ -128,7 +129,7 @@ def load(config: TrainResNet) -> Data:
             arrays.train_x, arrays.train_y, batch_size=config.batch_size, key=_key(config, 0)
         )
     except ValueError as error:
-        raise StudyError(_as_field(error)) from error
+        raise _config.as_field(error, "dataset") from error
     except ModuleNotFoundError as error:
         raise StudyError(f"dataset: {error}; install it by pip install 'jaxact[train]'") from error
     _enough(config, len(arrays.train_x))
@@ -238,6 +239,12 @@ def _key(config: TrainResNet, number: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), number)
 
 
+def _mesh(config: TrainResNet) -> jax.sharding.Mesh | None:
+    if config.devices == 1:
+        return None
+    return jax.sharding.Mesh(np.array(jax.devices()[: config.devices]), ("data",))
+
+
 def _prepared(prepare: Any, x: jax.Array) -> jax.Array:
     return x if prepare is None else prepare(x)
 
@@ -248,11 +255,6 @@ def _enough(config: TrainResNet, examples: int) -> None:
             f"measure_examples: must be at most the {examples} training examples; "
             f"got {config.measure_examples}"
         )
-
-
-def _as_field(error: ValueError) -> str:
-    name, _, rest = str(error).partition(" ")
-    return f"{name}: {rest}"
 
 
 def _open(config: TrainResNet) -> pathlib.Path:

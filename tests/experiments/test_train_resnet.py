@@ -1,0 +1,195 @@
+"""The training script: its folder, its resumption, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxact import training
+from jaxact.experiments import StudyError, train_resnet
+from jaxact.experiments.train_resnet import TrainResNet
+
+SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "train_resnet.py"
+
+SMALL = TrainResNet(
+    width=16,
+    depth=4,
+    steps=12,
+    warmup_steps=2,
+    log_every=2,
+    eval_every=5,
+    checkpoint_every=4,
+    measure_every=6,
+    measure_examples=32,
+    progress=False,
+)
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+def _with(folder, **changes):
+    return dataclasses.replace(SMALL, out=folder, **changes)
+
+
+def test_folder_of_a_run(tmp_path):
+    summary = train_resnet.run(_with(tmp_path / "run", ema_decay=0.9, label_smoothing=0.1))
+    folder = tmp_path / "run"
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "manifest.json",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+    }
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    rows = training.read_log(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8, 10, 12]
+    tests = [row for row in rows if "test_accuracy" in row]
+    assert [row["step"] for row in tests] == [0, 5, 10, 12]
+    assert all("ema_test_loss" in row for row in tests)
+    ranks = [row for row in rows if "features/blocks/effective_rank" in row]
+    assert [row["step"] for row in ranks] == [0, 6, 12]
+    found = np.array([row["features/blocks/effective_rank"] for row in ranks])
+    assert found.shape == (3, 4)
+    assert np.all((found >= 1) & (found <= 16))
+    assert summary["test_accuracy"] == tests[-1]["test_accuracy"]
+
+
+@pytest.mark.slow
+def test_a_run_cut_short_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    train_resnet.run(_with(tmp_path / "whole"))
+    fetch = training.ArrayFeed.fetch
+
+    def until(feed, start, count, size):
+        if start >= 9:
+            raise ConnectionError
+        return fetch(feed, start, count, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.ArrayFeed, "fetch", until)
+        with pytest.raises(ConnectionError):
+            train_resnet.run(_with(tmp_path / "parts"))
+    with pytest.raises(StudyError, match=r"out: .* holds a run; pass --resume"):
+        train_resnet.run(_with(tmp_path / "parts"))
+    with pytest.raises(StudyError, match=r"learning_rate: .* 0.002 and cannot be resumed with 0.1"):
+        train_resnet.run(_with(tmp_path / "parts", resume=True, learning_rate=0.1))
+    train_resnet.run(_with(tmp_path / "parts", resume=True))
+    logs = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "parts")]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_in_bfloat16(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("grain")
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("dark", "light")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 80, (9, 7, 3), np.uint8) + np.uint8(150 * number)
+            image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    summary = train_resnet.run(
+        _with(
+            tmp_path / "run",
+            dataset=str(tmp_path / "images"),
+            image_size=8,
+            batch_size=8,
+            steps=30,
+            precision="bfloat16",
+            flip=True,
+        )
+    )
+    assert summary["test_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(width=0), "width: must be at least 1; got 0"),
+        (dict(model="vgg"), "model: must be .* got 'vgg'"),
+        (dict(activation="rleu"), "activation: .*rleu"),
+        (dict(norm_placement="sideways"), "norm_placement: must be .* got 'sideways'"),
+        (dict(skip="both"), "skip: must be .* got 'both'"),
+        (dict(norm="middle"), "norm: must be .* got 'middle'"),
+        (dict(dataset="imagenet"), "dataset: must be 'digits' or .* got 'imagenet'"),
+        (dict(batch_size=2000), "batch_size: must be from 1 to the 1437 examples; got 2000"),
+        (dict(measure_examples=2000), "measure_examples: must be at most the 1437"),
+        (dict(measure_examples=1), "measure_examples: must be at least 2; got 1"),
+        (dict(optimizer="adagrad"), "optimizer: must be one of sgd, .* got 'adagrad'"),
+        (dict(schedule="cyclic"), "schedule: must be one of constant, .* got 'cyclic'"),
+        (dict(learning_rate=-1.0), "learning_rate: must be positive and finite; got -1.0"),
+        (dict(learning_rate=float("nan")), "learning_rate: must be positive and finite; got nan"),
+        (dict(warmup_steps=12), "warmup_steps: must be from 0 to steps - 1 = 11; got 12"),
+        (dict(schedule="step", milestones=(2.0,)), "milestones: must be increasing shares"),
+        (dict(momentum=1.5), "momentum: must be from 0 to below 1; got 1.5"),
+        (dict(weight_decay=-1.0), "weight_decay: must be at least 0"),
+        (dict(clip_norm=0.0), "clip_norm: must be positive"),
+        (dict(label_smoothing=1.0), "label_smoothing: must be from 0 to below 1; got 1.0"),
+        (dict(ema_decay=1.0), "ema_decay: must be from 0 to below 1; got 1.0"),
+        (dict(test_share=1.0), "test_share: must be between 0 and 1; got 1.0"),
+        (dict(pad=-1), "pad: must be at least 0; got -1"),
+        (dict(seed=-1), "seed: must be at least 0; got -1"),
+        (dict(seed=2**31), r"seed: must be less than 2\*\*31"),
+        (dict(checkpoint_every=5), "checkpoint_every: must be a multiple of log_every, 2; got 5"),
+        (dict(measure_every=0), "measure_every: must be at least 1; got 0"),
+        (dict(devices=7), "devices: must be from 1 to the 1 "),
+        (dict(devices=0), "devices: must be at least 1; got 0"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_sentence_and_leaves_nothing(tmp_path, changes, message):
+    with pytest.raises(StudyError, match=f"^{message}") as caught:
+        train_resnet.run(_with(tmp_path / "run", **changes))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    for resume in (False, True):
+        with pytest.raises(StudyError, match=r"out: .* is not empty and holds no run"):
+            train_resnet.run(_with(tmp_path, resume=resume))
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+
+    def call(*args):
+        return subprocess.run(
+            [sys.executable, SCRIPT, *args], env=environment, capture_output=True, text=True
+        )
+
+    help_ = call("--help")
+    assert help_.returncode == 0
+    for field in dataclasses.fields(TrainResNet):
+        assert f"--{field.name.replace('_', '-')}" in help_.stdout
+    bad = call("--depth", "0", "--out", tmp_path / "run")
+    assert bad.returncode == 2
+    assert bad.stderr.splitlines()[-1] == "error: depth: must be at least 1; got 0"
+    assert call("--depth", "many").returncode == 2
+    assert not (tmp_path / "run").exists()
+    options = ["--preset", "quick", "--steps", "30", "--depth", "4", "--out", tmp_path / "run"]
+    good = call(*options, "--optimizer", "sgd", "--learning-rate", "1e30", "--clip-norm", "None")
+    assert good.returncode == 1
+    assert "error: the loss is" in good.stderr
+
+
+@pytest.mark.slow
+def test_deep_pre_norm_trains_where_plain_does_not(tmp_path):
+    config = TrainResNet(out=tmp_path / "pre", steps=300, width=48, progress=False)
+    pre = train_resnet.run(config)
+    plain = train_resnet.run(
+        dataclasses.replace(
+            config, skip="none", norm="none", norm_placement="none", out=tmp_path / "plain"
+        )
+    )
+    print(pre, plain)
+    assert pre["test_accuracy"] > 0.85
+    assert plain["test_accuracy"] < 0.2
+    assert plain["train_loss"] > 0.98 * np.log(10)
