@@ -1,0 +1,213 @@
+"""Inputs multiplied by a gate of themselves: f(x) = x g(x)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from jaxact.activations import _special as sp
+from jaxact.activations._core import as_number, elementwise, ruled
+
+Out = Float[Array, "..."]
+
+
+def bounded_below(x: Array) -> Array:
+    """x, no lower than where every gate is 0: x g(x) is then 0 at minus infinity, not NaN."""
+    return jnp.maximum(x, -2000.0)
+
+
+def bounded(x: Array) -> Array:
+    """x, within where every derivative of a gate is 0."""
+    return jnp.clip(x, -2000.0, 2000.0)
+
+
+def _silu_value(x: Array) -> Array:
+    return bounded_below(x) * sp.sigmoid(x)
+
+
+def _silu_slope(x: Array) -> Array:
+    return sp.sigmoid(x) * (1.0 + bounded(x) * sp.sigmoid_of_minus(x))
+
+
+_silu = elementwise(_silu_value, _silu_slope)
+
+
+def silu(x: Any, /) -> Out:
+    """Sigmoid linear unit, f(x) = x sigmoid(x).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values above -0.2785; 0 at minus infinity.
+
+    Reference:
+        Elfwing et al. 2018, "Sigmoid-Weighted Linear Units for Neural Network Function
+        Approximation in Reinforcement Learning".
+    """
+    return _silu(x)
+
+
+def swish(x: Any, /, *, beta: float = 1.0) -> Out:
+    """Swish, f(x) = x sigmoid(beta x).
+
+    Args:
+        x: Real floating array of any shape.
+        beta: Sharpness: 0 gives x/2, and a large beta relu.
+
+    Returns:
+        Values of the shape and dtype of x.
+
+    Reference:
+        Ramachandran et al. 2017, "Searching for Activation Functions".
+    """
+    beta = as_number(beta, "beta")
+    return _silu(x) if beta == 1.0 else _swish(x, beta)
+
+
+def _swish_value(x: Array, beta: float) -> Array:
+    return x * sp.sigmoid(x * beta)
+
+
+def _swish_slope(x: Array, beta: float) -> Array:
+    z = x * beta
+    return sp.sigmoid(z) * (1.0 + bounded(z) * sp.sigmoid_of_minus(z))
+
+
+_swish = elementwise(_swish_value, _swish_slope)
+
+
+def _gelu_value(x: Array) -> Array:
+    return bounded_below(x) * sp.normal_cdf(x)
+
+
+def _gelu_slope(x: Array) -> Array:
+    return sp.normal_cdf(x) + bounded(x) * sp.normal_pdf(x)
+
+
+_gelu = elementwise(_gelu_value, _gelu_slope)
+
+_ROOT = 0.79788456080286535588
+_CUBIC = 0.044715
+
+
+def _gelu_tanh_value(x: Array) -> Array:
+    z = 2.0 * _ROOT * (x + _CUBIC * x * x * x)
+    return bounded_below(x) * sp.sigmoid(z)
+
+
+def _gelu_tanh_slope(x: Array) -> Array:
+    x = jnp.clip(x, -40.0, 40.0)
+    z = 2.0 * _ROOT * (x + _CUBIC * x * x * x)
+    slope = 2.0 * _ROOT * (1.0 + 3.0 * _CUBIC * x * x)
+    return sp.sigmoid(z) * (1.0 + x * slope * sp.sigmoid_of_minus(z))
+
+
+_gelu_tanh = elementwise(_gelu_tanh_value, _gelu_tanh_slope)
+_GELU_FORMS = {"none": _gelu, False: _gelu, "tanh": _gelu_tanh, True: _gelu_tanh}
+
+
+def gelu(x: Any, /, *, approximate: str | bool = "none") -> Out:
+    """Gaussian error linear unit, f(x) = x Phi(x), Phi the standard normal distribution function.
+
+    Args:
+        x: Real floating array of any shape.
+        approximate: "none" (exact, the default; also False), "tanh" (also True):
+            x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), or "sigmoid": x sigmoid(1.702 x).
+
+    Returns:
+        Values above -0.17; 0 at minus infinity.
+
+    Raises:
+        ValueError: ``approximate`` is none of these.
+
+    Reference:
+        Hendrycks and Gimpel 2016, "Gaussian Error Linear Units".
+    """
+    if approximate == "sigmoid":
+        return _swish(x, 1.702)
+    if approximate not in _GELU_FORMS:
+        raise ValueError(
+            f'approximate must be "none", "tanh", "sigmoid" or a boolean, got {approximate!r}'
+        )
+    return _GELU_FORMS[approximate](x)
+
+
+def _mish_numerator(x: Array, e: Array) -> Array:
+    return jnp.where(x >= 0, 1.0 + 2.0 * e, e * (e + 2.0))
+
+
+def _mish_denominator(x: Array, e: Array) -> Array:
+    return jnp.where(x >= 0, 1.0 + 2.0 * e * (1.0 + e), e * (e + 2.0) + 2.0)
+
+
+def _mish_gate(x: Array) -> Array:
+    e = sp.decay(x)
+    return _mish_numerator(x, e) / _mish_denominator(x, e)
+
+
+def _mish_gate_slope(x: Array) -> Array:
+    e = sp.decay(x)
+    d = _mish_denominator(x, e)
+    return 4.0 * jnp.where(x >= 0, e * e, e) * (1.0 + e) / (d * d)
+
+
+def _mish_gate_curvature(x: Array) -> Array:
+    return mish_gate_slope(x) * (sp.sigmoid_of_minus(x) - 2.0 * mish_gate(x) * sp.sigmoid(x))
+
+
+mish_gate_slope = ruled(_mish_gate_slope, _mish_gate_curvature)
+mish_gate = ruled(_mish_gate, mish_gate_slope)
+
+
+def _mish_value(x: Array) -> Array:
+    return bounded_below(x) * mish_gate(x)
+
+
+def _mish_slope(x: Array) -> Array:
+    return mish_gate(x) + bounded(x) * mish_gate_slope(x)
+
+
+_mish = elementwise(_mish_value, _mish_slope)
+
+
+def mish(x: Any, /) -> Out:
+    """Mish, f(x) = x tanh(softplus(x)).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values above -0.3089; 0 at minus infinity.
+
+    Reference:
+        Misra 2019, "Mish: A Self Regularized Non-Monotonic Activation Function".
+    """
+    return _mish(x)
+
+
+def _hard_silu_value(x: Array) -> Array:
+    return jnp.where(x <= -3, 0.0, jnp.where(x >= 3, x, x * (x + 3.0) / 6.0))
+
+
+def _hard_silu_slope(x: Array) -> Array:
+    return jnp.where(x <= -3, 0.0, jnp.where(x >= 3, 1.0, (2.0 * x + 3.0) / 6.0))
+
+
+_hard_silu = elementwise(_hard_silu_value, _hard_silu_slope)
+
+
+def hard_silu(x: Any, /) -> Out:
+    """Piecewise quadratic SiLU, f(x) = x min(max(x + 3, 0), 6) / 6.
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values above -0.375. The derivative is 0 at -3 and 1 at 3.
+
+    Reference:
+        Howard et al. 2019, "Searching for MobileNetV3", eq. 3.
+    """
+    return _hard_silu(x)
