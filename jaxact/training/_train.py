@@ -86,6 +86,8 @@ def train(
     if done == 0:
         for observer in observers:
             emit({"step": 0, **observer.measure(state)})
+    if done >= steps:
+        return state
     saved_every = checkpoint_every or steps
     intervals = [log_every, saved_every, *(observer.every for observer in observers)]
 
@@ -95,7 +97,7 @@ def train(
 
     window: list[dict[str, np.ndarray]] = []
     count = upcoming(done)
-    batches = feed.fetch(done, count, chunk) if count > 0 else None
+    batches = feed.fetch(done, count, chunk)
     with tqdm(total=steps, initial=done, unit="step", disable=not progress) as bar:
         while done < steps:
             state, metrics = advance(state, batches, np.int32(count))

@@ -1,6 +1,7 @@
 """The training script: its folder, its resumption, and what it refuses."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -87,6 +88,7 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
 def test_a_folder_of_images_in_bfloat16(tmp_path):
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("grain")
+    pytest.importorskip("tensorboardX")
     rng = np.random.default_rng(0)
     for number, name in enumerate(("dark", "light")):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -102,8 +104,10 @@ def test_a_folder_of_images_in_bfloat16(tmp_path):
             steps=30,
             precision="bfloat16",
             flip=True,
+            tensorboard=True,
         )
     )
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
     assert summary["test_accuracy"] == 1.0
 
 
@@ -146,6 +150,12 @@ def test_what_cannot_run_is_refused_in_one_sentence_and_leaves_nothing(tmp_path,
         train_resnet.run(_with(tmp_path / "run", **changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match=r"tensorboard: needs tensorboardX; install"):
+        train_resnet.run(_with(tmp_path / "run", tensorboard=True))
 
 
 def test_folder_that_holds_something_else_is_refused(tmp_path):

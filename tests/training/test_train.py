@@ -116,6 +116,15 @@ def test_divergence_is_logged_and_raised(begin, network):
     assert np.isnan(rows[0]["loss"])
 
 
+def test_no_steps_measure_the_first_state_only(begin):
+    recipe, state, feed = begin()
+    rows = []
+    observers = [training.Observer(1, lambda s: {"a": 1.0})]
+    last = training.train(recipe, state, feed, steps=0, log=rows.append, observers=observers)
+    chex.assert_trees_all_equal(_unkeyed(last), _unkeyed(begin()[1]))
+    assert rows == [{"step": 0, "a": 1.0}]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

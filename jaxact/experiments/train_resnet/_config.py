@@ -1,6 +1,7 @@
 """What a training run is made of, and what it accepts."""
 
 import dataclasses
+import importlib.util
 import pathlib
 from typing import Any, Literal
 
@@ -51,13 +52,13 @@ class TrainResNet:
     block_layers: int = 1
     """Layers in a block of mlp and conv."""
     norm_placement: str | None = None
-    """Where the norm stands in a block, such as pre, post or none; by default pre for mlp and conv,
-    and a preset's own for a preset."""
+    """Where the norm stands in a block, such as pre, post or none; by default pre for mlp and
+    conv."""
     norm: str | None = None
     """The norm, such as layer, rms, batch or none; by default layer for mlp and conv."""
     skip: str | None = None
-    """The skip, such as identity, scaled (branch over sqrt of the depth) or none; by default
-    identity."""
+    """The skip, such as identity, scaled (branch over sqrt of the depth) or none; by default scaled
+    for mlp and conv."""
     activation: str = "relu"
     """Name of an activation function in jaxact.activations."""
     dataset: str = "digits"
@@ -68,7 +69,7 @@ class TrainResNet:
     """Share of the examples held out for testing, where the data set is not split already."""
     image_size: int = 224
     """Pixels a side to which a folder's images are scaled and cut."""
-    steps: int = 600
+    steps: int = 1500
     """Updates."""
     batch_size: int = 64
     """Examples an update."""
@@ -183,6 +184,10 @@ def validate(config: TrainResNet) -> None:
         raise StudyError(
             f"checkpoint_every: must be a multiple of log_every, {config.log_every}; "
             f"got {config.checkpoint_every}"
+        )
+    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise StudyError(
+            "tensorboard: needs tensorboardX; install it by pip install 'jaxact[train]'"
         )
     try:
         activations.get(config.activation)

@@ -13,7 +13,7 @@ from jaxact import analysis, models, training
 from jaxact.experiments._store import StudyError
 from jaxact.experiments.train_resnet._config import TrainResNet, as_field
 
-_GENERAL = {"norm_placement": "pre", "norm": "layer", "skip": "identity"}
+_GENERAL = {"norm_placement": "pre", "norm": "layer", "skip": "scaled"}
 
 
 def build(config: TrainResNet, shape: tuple[int, ...], classes: int) -> nnx.Module:
@@ -31,7 +31,7 @@ def build(config: TrainResNet, shape: tuple[int, ...], classes: int) -> nnx.Modu
     rngs = nnx.Rngs(config.seed)
     try:
         if config.model in ("mlp", "conv"):
-            make = models.MLPResNet if config.model == "mlp" else models.ConvResNet
+            make: Any = models.MLPResNet if config.model == "mlp" else models.ConvResNet
             inputs = int(np.prod(shape)) if config.model == "mlp" else shape[-1]
             return make(
                 inputs,
