@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from jaxact import theory
+from jaxact import activations, theory
 
 GELU = (1 / (2 * math.sqrt(math.pi)), 1 / 3 + 1 / (2 * math.pi * math.sqrt(3)))
 
@@ -88,3 +88,25 @@ def test_bad_values(kwargs, match):
 def test_bad_activation():
     with pytest.raises(TypeError, match="activation"):
         theory.gain(3.0)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "tanh", "hard_silu"])
+def test_constants_of_names_are_rounded_once(name):
+    """Without x64, and inside a traced function too."""
+    with jax.enable_x64(True):
+        exact = np.float64(theory.gain(name, variance=jnp.asarray(1.0, jnp.float64)))
+    assert theory.gain(name) == np.float32(exact)
+    assert jax.jit(lambda: theory.gain(name))() == np.float32(exact)
+
+
+def test_a_name_and_its_function_agree(x64, close):
+    close(
+        theory.statistics("hard_silu"),
+        theory.statistics(activations.get("hard_silu"), breakpoints=(-3.0, 3.0)),
+    )
+    close(theory.correlation_map("relu", 0.3), 2 * theory.arc_cosine_kernel(0.3))
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "mish", "selu", "tanh", "hard_tanh"])
+def test_lipschitz_constants_of_the_table(x64, close, name):
+    close(theory.lipschitz_constant(name), activations.info(name).lipschitz, rtol=1e-6)
