@@ -203,9 +203,9 @@ class MLPResNet(_ResNet):
 class ConvResNet(_ResNet):
     """A residual or plain convolutional network of constant resolution and channels, NHWC.
 
-    A stem convolution, ``depth`` blocks of ``block_layers`` convolutions with zero padding, the mean
-    over positions, and a dense head. Arguments are those of `MLPResNet`, with ``in_channels`` for
-    ``in_features``.
+    A stem convolution, ``depth`` blocks of ``block_layers`` convolutions with zero padding, the
+    mean over positions, and a dense head. Arguments are those of `MLPResNet`, with ``in_channels``
+    for ``in_features``.
 
     Raises:
       ValueError: if a size is below one, a choice is unknown, or two choices conflict.

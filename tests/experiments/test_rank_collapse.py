@@ -15,8 +15,6 @@ import pytest
 from jaxact.experiments import StudyError, rank_collapse
 from jaxact.experiments.rank_collapse import RankCollapse
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
-
 TINY = RankCollapse(
     networks=("mlp", "conv"),
     placements=("plain", "post", "pre", "scaled"),
@@ -46,13 +44,10 @@ def command(*args, **options):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(tmp_path_factory, standard_promotion):
     """A finished tiny study: its folder and table."""
     folder = tmp_path_factory.mktemp("study") / "tiny"
-    import jax
-
-    with jax.numpy_dtype_promotion("standard"):
-        rank_collapse.run(dataclasses.replace(TINY, out=folder))
+    rank_collapse.run(dataclasses.replace(TINY, out=folder))
     return folder, pd.read_parquet(folder / "table.parquet")
 
 

@@ -29,8 +29,7 @@ def table(tmp_path_factory):
         jacobian_examples=1,
         out=out,
     )
-    with jax.numpy_dtype_promotion("standard"):
-        rank_collapse.run(config)
+    rank_collapse.run(config)
     return pd.read_parquet(out / "table.parquet")
 
 

@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "quick": {
         "activations": ("relu", "tanh"),
-        "depths": (4, 16),
+        "depths": (16,),
         "conv_depths": (4,),
         "seeds": (0, 1),
         "steps": 20,
@@ -35,6 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activations": ("relu", "leaky_relu", "tanh", "gelu", "silu", "selu"),
         "depths": (8, 32, 128, 512, 1000),
         "conv_depths": (4, 16, 64),
+        "conv_width": 32,
         "seeds": tuple(range(10)),
         "steps": 2000,
         "examples": 512,
@@ -57,9 +58,9 @@ class RankCollapse:
     branch over sqrt(depth))."""
     activations: tuple[str, ...] = ("relu", "tanh", "gelu")
     """Names of activation functions in jaxact.activations."""
-    depths: tuple[int, ...] = (8, 32, 128)
+    depths: tuple[int, ...] = (8, 64)
     """Numbers of blocks of the mlp networks."""
-    conv_depths: tuple[int, ...] = (4, 16)
+    conv_depths: tuple[int, ...] = (8,)
     """Numbers of blocks of the conv networks."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of weights and batches; a seed is shared by all placements and activations, so that
@@ -68,7 +69,7 @@ class RankCollapse:
     """Norm of the post and pre placements: layer or rms."""
     width: int = 64
     """Units of the mlp networks."""
-    conv_width: int = 16
+    conv_width: int = 8
     """Channels of the conv networks."""
     dataset: str = "digits"
     """digits (shipped with scikit-learn), or the path of an .npz file with arrays x and y."""
@@ -80,7 +81,7 @@ class RankCollapse:
     """Adam's step size."""
     examples: int = 256
     """Training examples on which features and the loss's gradient are measured."""
-    jacobian_examples: int = 4
+    jacobian_examples: int = 2
     """Examples at which the input-to-layer Jacobian is measured."""
     grid: int = 8
     """Depths, spaced by ratio, at which products and Jacobians are measured in one network."""

@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Complex, Float, Int, Num
 
 from jaxact import activations, analysis, models, spectral, theory, training
-from jaxact.experiments.rank_collapse._config import Cell, RankCollapse
+from jaxact.experiments.rank_collapse._config import RankCollapse
 
 
 class Observations(NamedTuple):
@@ -67,13 +67,16 @@ class Program:
         self.train_y, self.test_y = data.train_y, data.test_y
         self.inputs = self.train_x.shape[-1]
         self.outputs = data.num_classes
-        self.init = jax.jit(self._init)
-        self.observe = jax.jit(self._observe)
-        self.train = jax.jit(self._train)
 
-    def serves(self, cell: Cell) -> bool:
-        """Whether the cell is of this network, placement and depth."""
-        return cell[:3] == (self.network, self.placement, self.depth)
+    def compile(self) -> "Program":
+        """Compiles what is run for every activation; may be called from another thread."""
+        index = jnp.zeros((), jnp.int32)
+        seeds = jnp.asarray(self.config.seeds, jnp.uint32)
+        leaves = jax.eval_shape(self.init, index, seeds)
+        self.observe = jax.jit(self._observe).lower(index, leaves).compile()
+        if self.config.steps:
+            self.train = jax.jit(self._train).lower(index, leaves, seeds).compile()
+        return self
 
     def _build(self, index: Int[Array, ""], key: Array) -> nnx.Module:
         norm_placement = self.placement if self.placement in ("post", "pre") else "none"
@@ -101,7 +104,7 @@ class Program:
         shapes = jax.eval_shape(lambda: self._build(index, jax.random.key(0)))
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
-    def _init(self, index: Int[Array, ""], seeds: Int[Array, " seed"]) -> list[Array]:
+    def init(self, index: Int[Array, ""], seeds: Int[Array, " seed"]) -> list[Array]:
         """The leaves of freshly initialized networks, (seed, ...)."""
 
         def one(seed):

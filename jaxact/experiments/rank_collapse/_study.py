@@ -1,10 +1,12 @@
 """The study: cells to rows, rows to one table, the table to figures and a report."""
 
+import concurrent.futures
 import io
+import itertools
 import json
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -91,12 +93,9 @@ def run(config: RankCollapse) -> pathlib.Path:
     folder = Run.open(config.out, _config.outcome_fields(config), resume=config.resume)
     cells = list(_config.cells(config))
     left = [cell for cell in cells if not folder.finished(cell.name)]
-    program: _programs.Program | None = None
     with tqdm(total=len(cells), initial=len(cells) - len(left), unit="cell") as bar:
-        for cell in left:
+        for cell, program in _compiled(config, data, left):
             bar.set_description(cell.name)
-            if program is None or not program.serves(cell):
-                program = _programs.Program(config, data, cell.network, cell.placement, cell.depth)
             folder.store(cell.name, measure(config, program, cell))
             bar.update()
     table = folder.table([cell.name for cell in cells]).astype(COLUMNS)
@@ -106,6 +105,26 @@ def run(config: RankCollapse) -> pathlib.Path:
     write_whole(folder.folder / "manifest.json", json.dumps(facts, indent=2).encode())
     write_report(folder.folder, config, table, facts)
     return folder.folder
+
+
+def _compiled(
+    config: RankCollapse, data: training.Dataset, cells: Sequence[Cell]
+) -> Iterator[tuple[Cell, _programs.Program]]:
+    """Cells with their programs; the next program compiles while the cells of one are measured."""
+    groups = [list(group) for _, group in itertools.groupby(cells, key=lambda cell: cell[:3])]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+
+        def start(group: list[Cell]) -> concurrent.futures.Future[_programs.Program]:
+            first = group[0]
+            program = _programs.Program(config, data, first.network, first.placement, first.depth)
+            return thread.submit(program.compile)
+
+        waiting = start(groups[0]) if groups else None
+        for number, group in enumerate(groups, start=1):
+            assert waiting is not None
+            program = waiting.result()
+            waiting = start(groups[number]) if number < len(groups) else None
+            yield from ((cell, program) for cell in group)
 
 
 def _fits(config: RankCollapse, data: training.Dataset) -> None:
