@@ -24,7 +24,7 @@ def row(name: str) -> str:
     """The constants of one activation at q = 1, with weights of variance gain^2."""
     s = theory.statistics(name)
     chi = s.gain**2 * s.squared_slope
-    slope = jax.grad(lambda q: theory.variance_map(name, q))(jnp.ones(()))
+    slope = jax.jacfwd(lambda q: theory.variance_map(name, q))(jnp.ones(()))
     zero = theory.correlation_map(name, 0.0)
     fixed = theory.fixed_point(name).correlation
     values = (s.mean, s.second_moment, s.gain, s.squared_slope, chi, slope, zero, fixed)

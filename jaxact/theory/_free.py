@@ -178,7 +178,8 @@ def fuss_catalan_density(x: ArrayLike, depth: int, /) -> Float[Array, "*batch"]:
     def logs(u: Array) -> tuple[Array, Array, Array]:
         t = end - u
         # sin((L + 1) t) = sin((L + 1) u)
-        return tuple(jnp.log(jnp.sin(v)) for v in (t, depth * t, (depth + 1) * u))
+        first, second, third = t, depth * t, (depth + 1) * u
+        return jnp.log(jnp.sin(first)), jnp.log(jnp.sin(second)), jnp.log(jnp.sin(third))
 
     def step(_, bracket):
         low, high = bracket  # of log u

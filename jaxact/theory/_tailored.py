@@ -114,7 +114,7 @@ def _increasing_root(function: Callable[[Array], Array], low: float, high: float
 
     ends = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
     low, high = lax.fori_loop(0, _BISECTIONS, step, ends)
-    root = lax.stop_gradient((low + high) / 2)
+    root = lax.stop_gradient(jnp.add(low, high) / 2)
     slope = lax.stop_gradient(jax.grad(function)(root))
     value = function(root)
     usable = (slope > 0) & jnp.isfinite(slope) & jnp.isfinite(value)
