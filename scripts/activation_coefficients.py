@@ -35,7 +35,17 @@ def erf_near(z):
     return mp.erf(mp.sqrt(z)) / mp.sqrt(z) if z > 0 else 2 / mp.sqrt(mp.pi)
 
 
+def tanh_defect(z):
+    """(x - tanh(x))/x^3 as a function of z = x^2."""
+    x = mp.sqrt(z)
+    return (x - mp.tanh(x)) / x**3 if z > 0 else mp.mpf(1) / 3
+
+
 TABLES = {
+    "TANH_NEAR_32": ("z = x^2 in [0, 0.4]", lambda: fit(tanh_defect, 0, 0.4, 5)),
+    "TANH_NEAR_64": ("z = x^2 in [0, 0.4]", lambda: fit(tanh_defect, 0, 0.4, 14)),
+    "TANH_WIDE_32": ("z = x^2 in [0, 1.5]", lambda: fit(tanh_defect, 0, 1.5, 9)),
+    "TANH_WIDE_64": ("z = x^2 in [0, 1.5]", lambda: fit(tanh_defect, 0, 1.5, 24)),
     "NORMAL_TAIL_32": ("t = (a - 3)/(a + 3)", lambda: in_moebius(normal_tail, mp.mpf(3), 14.5, 11)),
     "NORMAL_TAIL_64": ("t = (a - 4)/(a + 4)", lambda: in_moebius(normal_tail, mp.mpf(4), 39.0, 23)),
     "ERFC_TAIL_32": ("t = (a - 2)/(a + 2)", lambda: in_moebius(erfc_tail, mp.mpf(2), 10.5, 11)),

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 Raw = Callable[..., Array]
 """A function of an array of float32 or float64 and of Python numbers."""
@@ -34,9 +35,7 @@ def as_float(x: Any, name: str = "x") -> Array:
 
 def as_number(value: Any, name: str, *, positive: bool = False, minimum: float | None = None):
     """A static option as a Python float; ValueError where it is out of range."""
-    if isinstance(value, jax.core.Tracer) or not isinstance(
-        value, numbers.Real | np.ndarray | Array
-    ):
+    if isinstance(value, Tracer) or not isinstance(value, numbers.Real | np.ndarray | Array):
         raise TypeError(
             f"{name} must be a Python number known at trace time, got {type(value).__name__}"
         )
@@ -83,7 +82,9 @@ def ruled(value: Raw, slope: Raw) -> Raw:
     return call
 
 
-def elementwise(value: Raw, slope: Raw | None = None, *, tangent: Raw | None = None) -> Raw:
+def elementwise(
+    value: Raw, slope: Raw | None = None, *, tangent: Raw | None = None, name: str = ""
+) -> Raw:
     """An activation from its value and its derivative, both stated at working precision.
 
     Args:
@@ -91,7 +92,8 @@ def elementwise(value: Raw, slope: Raw | None = None, *, tangent: Raw | None = N
         slope: ``slope(x, *options)``, the derivative; JAX differentiates it for higher orders, so
             it is made of blocks that know their own rules.
         tangent: Instead of the slope, ``tangent(x, t, *options)``, linear in t, where masks say
-            all: reverse mode then keeps booleans only.
+            all: reverse mode then keeps a byte an element.
+        name: Seen in jaxprs and profiles; by default from that of ``value``.
 
     Returns:
         ``f(x, *options)``, jitted, the options static and hashable.
@@ -109,7 +111,7 @@ def elementwise(value: Raw, slope: Raw | None = None, *, tangent: Raw | None = N
         assert slope is not None
         return function(x, options), t * narrow(slope(widen(x), *options), x)
 
-    name = value.__name__.strip("_").removesuffix("_value")
+    name = name or value.__name__.strip("_<>").removesuffix("_value")
     compiled = jax.jit(_named(function, name), static_argnums=1)
 
     def call(x, *options):

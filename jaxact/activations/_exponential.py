@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations import _special as sp
-from jaxact.activations._core import as_number, elementwise
+from jaxact.activations._core import as_number, elementwise, ruled
 
 Out = Float[Array, "..."]
 
@@ -105,11 +105,11 @@ def selu(x: Any, /) -> Out:
 
 
 def _softplus_value(x: Array, beta: float) -> Array:
-    return sp.softplus(x) if beta == 1.0 else sp.softplus(x * beta) / beta
+    return sp.softplus(x) if beta == 1.0 else sp.at_scaled(sp.softplus, sp.sigmoid, x, beta) / beta
 
 
 def _softplus_slope(x: Array, beta: float) -> Array:
-    return sp.sigmoid(x) if beta == 1.0 else sp.sigmoid(x * beta)
+    return sp.sigmoid(x) if beta == 1.0 else sp.sigmoid_scaled(x, beta)
 
 
 _softplus = elementwise(_softplus_value, _softplus_slope)
@@ -133,3 +133,117 @@ def softplus(x: Any, /, *, beta: float = 1.0) -> Out:
         Pricing".
     """
     return _softplus(x, as_number(beta, "beta", positive=True))
+
+
+def _soft_relu_value(x: Array, limit: float) -> Array:
+    return sp.softplus(jnp.clip(x, -limit, limit))
+
+
+def _soft_relu_slope(x: Array, limit: float) -> Array:
+    return jnp.where(jnp.abs(x) > limit, 0.0, sp.sigmoid(x))
+
+
+_soft_relu = elementwise(_soft_relu_value, _soft_relu_slope)
+
+
+def soft_relu(x: Any, /, *, limit: float = 40.0) -> Out:
+    """Clipped softplus, f(x) = log(1 + exp(min(max(x, -limit), limit))).
+
+    Args:
+        x: Real floating array of any shape.
+        limit: Where it becomes constant, positive.
+
+    Returns:
+        Values of the shape and dtype of x. The derivative is 0 beyond the limits.
+
+    Reference:
+        PaddlePaddle's soft_relu.
+    """
+    return _soft_relu(x, as_number(limit, "limit", positive=True))
+
+
+def _root(x: Array, b: float) -> Array:
+    """The root sqrt(x^2 + b), where x^2 may overflow."""
+    a = jnp.abs(x)
+    limit = 1e9 * max(1.0, b)
+    a_safe = jnp.minimum(a, limit)
+    return jnp.where(a > limit, a, jnp.sqrt(a_safe * a_safe + b))
+
+
+def _squareplus_value(x: Array, b: float) -> Array:
+    root = _root(x, b)
+    return jnp.where(x < 0, 0.5 * b / (root + jnp.abs(x)), 0.5 * x + 0.5 * root)
+
+
+def _squareplus_slope(x: Array, b: float) -> Array:
+    root = _root(x, b)
+    tail = 0.5 * b / root / (root + jnp.abs(x))
+    return jnp.where(x < 0, tail, 1.0 - tail)
+
+
+def _squareplus_curvature(x: Array, b: float) -> Array:
+    root = _root(x, b)
+    return 0.5 * b / root / root / root
+
+
+_squareplus = elementwise(_squareplus_value, ruled(_squareplus_slope, _squareplus_curvature))
+
+
+def squareplus(x: Any, /, *, b: float = 4.0) -> Out:
+    """Squareplus, f(x) = (x + sqrt(x^2 + b)) / 2, without overflow or cancellation.
+
+    Args:
+        x: Real floating array of any shape.
+        b: Width of the bend, positive.
+
+    Returns:
+        Positive values.
+
+    Reference:
+        Barron 2021, "Squareplus: A Softplus-Like Algebraic Rectifier".
+    """
+    return _squareplus(x, as_number(b, "b", positive=True))
+
+
+_log_sigmoid = elementwise(
+    lambda x: -sp.softplus(-x), lambda x: sp.sigmoid_of_minus(x), name="log_sigmoid"
+)
+
+
+def log_sigmoid(x: Any, /) -> Out:
+    """Logarithm of the logistic sigmoid, f(x) = -log(1 + exp(-x)).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Negative values.
+    """
+    return _log_sigmoid(x)
+
+
+def _log1mexp_value(x: Array) -> Array:
+    near = jnp.log(-sp.expm1(-jnp.minimum(x, 0.7)))
+    return jnp.where(x < 0.6931, near, jnp.log1p(-jnp.exp(-jnp.maximum(x, 0.6))))
+
+
+def _log1mexp_slope(x: Array) -> Array:
+    return jnp.exp(-x) / -sp.expm1(-x)
+
+
+_log1mexp = elementwise(_log1mexp_value, _log1mexp_slope)
+
+
+def log1mexp(x: Any, /) -> Out:
+    """Log of one minus exp, f(x) = log(1 - exp(-x)), for x > 0.
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Negative values; minus infinity at 0 and NaN below.
+
+    Reference:
+        Mächler 2012, "Accurately Computing log(1 - exp(-|a|))".
+    """
+    return _log1mexp(x)

@@ -1,5 +1,6 @@
 """Periodic functions and those made of them."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations._core import as_number, elementwise
+from jaxact.activations._special import horner
 
 Out = Float[Array, "..."]
 
@@ -36,3 +38,110 @@ def sine(x: Any, /, *, omega: float = 1.0) -> Out:
         Sitzmann et al. 2020, "Implicit Neural Representations with Periodic Activation Functions".
     """
     return _sine(x, as_number(omega, "omega"))
+
+
+def _cosine_value(x: Array, omega: float) -> Array:
+    return jnp.cos(x * omega)
+
+
+def _cosine_slope(x: Array, omega: float) -> Array:
+    return -omega * jnp.sin(x * omega)
+
+
+_cosine = elementwise(_cosine_value, _cosine_slope)
+
+
+def cosine(x: Any, /, *, omega: float = 1.0) -> Out:
+    """Cosine, f(x) = cos(omega x).
+
+    Args:
+        x: Real floating array of any shape.
+        omega: Frequency.
+
+    Returns:
+        Values in [-1, 1]; NaN at the infinities, where there is no limit.
+    """
+    return _cosine(x, as_number(omega, "omega"))
+
+
+def _snake_value(x: Array, a: float) -> Array:
+    s = jnp.sin(a * jnp.where(jnp.isinf(x), 0.0, x))
+    return x + s * s / a
+
+
+def _snake_slope(x: Array, a: float) -> Array:
+    # 1 + sin(2ax) = (sin + cos)^2, which does not cancel where it touches 0.
+    root = jnp.sin(a * x) + jnp.cos(a * x)
+    return root * root
+
+
+_snake = elementwise(_snake_value, _snake_slope)
+
+
+def snake(x: Any, /, *, a: float = 1.0) -> Out:
+    """Snake, f(x) = x + sin(a x)^2 / a.
+
+    Args:
+        x: Real floating array of any shape.
+        a: Frequency, positive.
+
+    Returns:
+        Values of the shape and dtype of x; it never decreases.
+
+    Reference:
+        Ziyin et al. 2020, "Neural Networks Fail to Learn Periodic Functions and How to Fix It".
+    """
+    return _snake(x, as_number(a, "a", positive=True))
+
+
+_SINC = tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(14, -1, -1))
+
+
+def _sinc_value(x: Array) -> Array:
+    y = jnp.where(jnp.abs(x) < 2, 1.0, x)
+    far = jnp.where(jnp.isinf(x), 0.0, jnp.sin(y) / y)
+    return jnp.where(jnp.abs(x) < 2, horner(jnp.where(jnp.abs(x) < 2, x * x, 0.0), _SINC), far)
+
+
+_SINC_SLOPE = tuple(c * 2 * (14 - i) for i, c in enumerate(_SINC[:-1]))
+
+
+def _sinc_slope(x: Array) -> Array:
+    near = jnp.abs(x) < 2
+    y = jnp.where(near, 2.0, jnp.where(jnp.isinf(x), 1e30, x))
+    small = jnp.where(near, x, 0.0)
+    far = jnp.where(jnp.isinf(x), 0.0, (jnp.cos(y) - jnp.sin(y) / y) / y)
+    return jnp.where(near, small * horner(small * small, _SINC_SLOPE), far)
+
+
+_sinc = elementwise(_sinc_value, _sinc_slope)
+
+
+def sinc(x: Any, /) -> Out:
+    """Unnormalized cardinal sine, f(x) = sin(x)/x, with f(0) = 1.
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values in [-0.2172, 1]; all derivatives are exact at 0.
+    """
+    return _sinc(x)
+
+
+_gcu = elementwise(lambda x: x * jnp.cos(x), lambda x: jnp.cos(x) - x * jnp.sin(x), name="gcu")
+
+
+def gcu(x: Any, /) -> Out:
+    """Growing cosine unit, f(x) = x cos(x).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values of the shape and dtype of x; NaN at the infinities.
+
+    Reference:
+        Noel et al. 2021, "Growing Cosine Unit".
+    """
+    return _gcu(x)

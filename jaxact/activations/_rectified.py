@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations._core import as_number, elementwise, pick
@@ -11,11 +11,9 @@ from jaxact.activations._core import as_number, elementwise, pick
 Out = Float[Array, "..."]
 
 
-def _identity_tangent(x: Array, t: Array) -> Array:
-    return lax.select(jnp.isnan(x), t * jnp.nan, t)
-
-
-_identity = elementwise(lambda x: x, tangent=_identity_tangent)
+_identity = elementwise(
+    lambda x: x, tangent=lambda x, t: pick(x, t, (~jnp.isnan(x), 1.0)), name="identity"
+)
 
 
 def identity(x: Any, /) -> Out:

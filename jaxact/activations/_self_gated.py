@@ -67,12 +67,12 @@ def swish(x: Any, /, *, beta: float = 1.0) -> Out:
 
 
 def _swish_value(x: Array, beta: float) -> Array:
-    return x * sp.sigmoid(x * beta)
+    return jnp.where(jnp.isinf(x), jnp.where(x * beta < 0, 0.0, x), x * sp.sigmoid_scaled(x, beta))
 
 
 def _swish_slope(x: Array, beta: float) -> Array:
     z = x * beta
-    return sp.sigmoid(z) * (1.0 + bounded(z) * sp.sigmoid_of_minus(z))
+    return sp.sigmoid_scaled(x, beta) * (1.0 + bounded(z) * sp.sigmoid_scaled(x, -beta))
 
 
 _swish = elementwise(_swish_value, _swish_slope)

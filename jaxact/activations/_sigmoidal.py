@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations import _special as sp
-from jaxact.activations._core import elementwise, ruled
+from jaxact.activations._core import as_number, elementwise, pick, ruled
 
 Out = Float[Array, "..."]
 
@@ -88,3 +88,300 @@ def soft_sign(x: Any, /) -> Out:
         Bergstra et al. 2009, "Quadratic Polynomials Learn Better Image Features".
     """
     return _soft_sign(x)
+
+
+def _hard_sigmoid_value(x: Array, half: float) -> Array:
+    inner = (x + half) / 6.0 if half == 3.0 else 0.2 * x + 0.5
+    return jnp.where(x <= -half, 0.0, jnp.where(x >= half, 1.0, inner))
+
+
+def _hard_sigmoid_tangent(x: Array, t: Array, half: float) -> Array:
+    return pick(x, t, ((x > -half) & (x < half), 1 / 6 if half == 3.0 else 0.2))
+
+
+_hard_sigmoid = elementwise(_hard_sigmoid_value, tangent=_hard_sigmoid_tangent)
+_HARD_SIGMOID_FORMS = {"relu6": 3.0, "linear": 2.5}
+
+
+def hard_sigmoid(x: Any, /, *, form: str = "relu6") -> Out:
+    """Piecewise linear sigmoid, f(x) = min(max(x + 3, 0), 6)/6, or min(max(0.2 x + 0.5, 0), 1).
+
+    Args:
+        x: Real floating array of any shape.
+        form: "relu6" (MobileNetV3, jax.nn, PyTorch) or "linear" (Theano, Keras before 3). A
+            widely copied 0.2 x without the 0.5 is discontinuous, and is neither.
+
+    Returns:
+        Values in [0, 1]. The derivative at the joins is 0.
+
+    Raises:
+        ValueError: No such form.
+
+    Reference:
+        Courbariaux et al. 2015, "BinaryConnect"; Howard et al. 2019, "Searching for MobileNetV3".
+    """
+    if form not in _HARD_SIGMOID_FORMS:
+        raise ValueError(f"form must be one of {sorted(_HARD_SIGMOID_FORMS)}, got {form!r}")
+    return _hard_sigmoid(x, _HARD_SIGMOID_FORMS[form])
+
+
+def _lecun_tanh_value(x: Array) -> Array:
+    return 1.7159 * sp.at_scaled(sp.tanh, sp.sech2, x, 2 / 3)
+
+
+def _lecun_tanh_slope(x: Array) -> Array:
+    return (1.7159 * 2 / 3) * lecun_bell(x)
+
+
+lecun_bell = ruled(
+    lambda x: sp.at_scaled(sp.sech2, lambda z: -2.0 * sp.tanh(z) * sp.sech2(z), x, 2 / 3),
+    lambda x: (-4 / 3) * sp.tanh(x * (2 / 3)) * lecun_bell(x),
+)
+_lecun_tanh = elementwise(_lecun_tanh_value, _lecun_tanh_slope)
+
+
+def lecun_tanh(x: Any, /) -> Out:
+    """Scaled tanh, f(x) = 1.7159 tanh(2x/3).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values in [-1.7159, 1.7159]; f(1) = 1.
+
+    Reference:
+        LeCun et al. 1998, "Efficient BackProp", section 4.4.
+    """
+    return _lecun_tanh(x)
+
+
+def _penalized_tanh_value(x: Array, a: float) -> Array:
+    return jnp.where(x > 0, 1.0, a) * sp.tanh(x)
+
+
+def _penalized_tanh_slope(x: Array, a: float) -> Array:
+    return jnp.where(x > 0, 1.0, a) * sp.sech2(x)
+
+
+_penalized_tanh = elementwise(_penalized_tanh_value, _penalized_tanh_slope)
+
+
+def penalized_tanh(x: Any, /, *, a: float = 0.25) -> Out:
+    """Penalized tanh, f(x) = tanh(x) for x > 0, else a tanh(x).
+
+    Args:
+        x: Real floating array of any shape.
+        a: Slope at 0 from the left.
+
+    Returns:
+        Values in [-a, 1]. The derivative at 0 is a.
+
+    Reference:
+        Xu et al. 2016, "Revise Saturated Activation Functions".
+    """
+    return _penalized_tanh(x, as_number(a, "a"))
+
+
+_arctan = elementwise(
+    lambda x: jnp.arctan(x), ruled(lambda x: 1.0 / (1.0 + x * x), lambda x: _bump(x)), name="arctan"
+)
+
+
+def _bump(x: Array) -> Array:
+    r = 1.0 / (1.0 + x * x)
+    big = 1e150 if sp.is_double(x) else 1e15
+    return -2.0 * jnp.clip(x, -big, big) * r * r
+
+
+def arctan(x: Any, /) -> Out:
+    """Inverse tangent.
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values in [-pi/2, pi/2].
+    """
+    return _arctan(x)
+
+
+def _clip(x: Array) -> Array:
+    big = 1e150 if sp.is_double(x) else 1e15
+    return jnp.clip(x, -big, big)
+
+
+def _isru_value(x: Array, alpha: float) -> Array:
+    y = _clip(x)
+    return y / jnp.sqrt(1.0 + alpha * (y * y))
+
+
+def _isru_slope(x: Array, alpha: float) -> Array:
+    y = _clip(x)
+    s = 1.0 + alpha * (y * y)
+    return 1.0 / s / jnp.sqrt(s)
+
+
+_isru = elementwise(_isru_value, _isru_slope)
+
+
+def isru(x: Any, /, *, alpha: float = 1.0) -> Out:
+    """Inverse square root unit, f(x) = x / sqrt(1 + alpha x^2).
+
+    Args:
+        x: Real floating array of any shape.
+        alpha: Positive.
+
+    Returns:
+        Values in [-1, 1]/sqrt(alpha).
+
+    Reference:
+        Carlile et al. 2017, "Improving Deep Learning by Inverse Square Root Linear Units".
+    """
+    return _isru(x, as_number(alpha, "alpha", positive=True))
+
+
+def _isrlu_value(x: Array, alpha: float) -> Array:
+    return jnp.where(x > 0, x, _isru_value(sp.negative_part(x), alpha))
+
+
+def _isrlu_slope(x: Array, alpha: float) -> Array:
+    return jnp.where(x > 0, 1.0, _isru_slope(sp.negative_part(x), alpha))
+
+
+_isrlu = elementwise(_isrlu_value, _isrlu_slope)
+
+
+def isrlu(x: Any, /, *, alpha: float = 1.0) -> Out:
+    """Inverse square root linear unit, f(x) = x for x > 0, else x / sqrt(1 + alpha x^2).
+
+    Args:
+        x: Real floating array of any shape.
+        alpha: Positive.
+
+    Returns:
+        Values above -1/sqrt(alpha). Two derivatives are continuous at 0.
+
+    Reference:
+        Carlile et al. 2017, "Improving Deep Learning by Inverse Square Root Linear Units".
+    """
+    return _isrlu(x, as_number(alpha, "alpha", positive=True))
+
+
+def _bent_identity_value(x: Array) -> Array:
+    y = _clip(x)
+    root = jnp.sqrt(y * y + 1.0)
+    return x * (1.0 + 0.5 * y / (root + 1.0))
+
+
+def _bent_identity_slope(x: Array) -> Array:
+    y = _clip(x)
+    return 1.0 + 0.5 * y / jnp.sqrt(y * y + 1.0)
+
+
+_bent_identity = elementwise(_bent_identity_value, _bent_identity_slope)
+
+
+def bent_identity(x: Any, /) -> Out:
+    """Bent identity, f(x) = (sqrt(x^2 + 1) - 1)/2 + x.
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values of the shape and dtype of x; slopes from 1/2 to 3/2.
+    """
+    return _bent_identity(x)
+
+
+def _log_log_value(x: Array) -> Array:
+    return -sp.expm1(-jnp.exp(jnp.minimum(x, 10.0)))
+
+
+def _log_log_slope(x: Array) -> Array:
+    y = jnp.exp(jnp.minimum(x, 10.0))
+    return y * jnp.exp(-y)
+
+
+_log_log = elementwise(_log_log_value, _log_log_slope)
+
+
+def log_log(x: Any, /) -> Out:
+    """Complementary log-log, f(x) = 1 - exp(-exp(x)).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values in [0, 1].
+
+    Reference:
+        Gomes and Ludermir 2008, "Complementary Log-Log and Probit: Activation Functions".
+    """
+    return _log_log(x)
+
+
+_gaussian = elementwise(
+    lambda x: sp.gaussian(x),
+    lambda x: -2.0 * jnp.clip(x, -60.0, 60.0) * sp.gaussian(x),
+    name="gaussian",
+)
+
+
+def gaussian(x: Any, /) -> Out:
+    """Gaussian, f(x) = exp(-x^2).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values in [0, 1].
+    """
+    return _gaussian(x)
+
+
+_symmetrical_sigmoid = elementwise(
+    lambda x: sp.tanh(0.5 * x), lambda x: 0.5 * sp.sech2(0.5 * x), name="symmetrical_sigmoid"
+)
+
+
+def symmetrical_sigmoid(x: Any, /) -> Out:
+    """Symmetrical sigmoid, f(x) = (1 - exp(-x))/(1 + exp(-x)) = tanh(x/2).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values in [-1, 1].
+    """
+    return _symmetrical_sigmoid(x)
+
+
+def _sqnl_value(x: Array) -> Array:
+    y = jnp.clip(x, -2.0, 2.0)
+    return y * (1.0 - 0.25 * jnp.abs(y))
+
+
+def _sqnl_slope(x: Array) -> Array:
+    return jnp.where(jnp.abs(x) >= 2, 0.0, 1.0 - 0.5 * jnp.abs(x))
+
+
+def _sqnl_curvature(x: Array) -> Array:
+    return jnp.where(jnp.abs(x) >= 2, 0.0, -0.5 * jnp.sign(x))
+
+
+_sqnl = elementwise(_sqnl_value, ruled(_sqnl_slope, _sqnl_curvature))
+
+
+def sqnl(x: Any, /) -> Out:
+    """Square nonlinearity, f(x) = x - sign(x) x^2/4 within [-2, 2], else sign(x).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values in [-1, 1]. The second derivative jumps at 0 and is given as 0 there.
+
+    Reference:
+        Wuraola and Patel 2018, "SQNL: A New Computationally Efficient Activation Function".
+    """
+    return _sqnl(x)

@@ -4,6 +4,8 @@ Everything of the exponential family is written with exp(-|x|), which neither ov
 XLA merges the copies, so that a value and its derivative share one exponential.
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -62,24 +64,10 @@ def _expm1(x: Array) -> Array:
 
 expm1 = ruled(_expm1, jnp.exp)
 
-_TANH = (
-    -5.70498872745e-3,
-    2.06390887954e-2,
-    -5.37397155531e-2,
-    1.33314422036e-1,
-    -3.33332819422e-1,
-)
-_TANH_P = (-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3)
-_TANH_Q = (1.0, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3)
-
 
 def _tanh(x: Array) -> Array:
-    # Cephes (S. Moshier), tanhf and tanh.
-    z = x * x
-    if is_double(x):
-        near = x + x * z * (horner(z, _TANH_P) / horner(z, _TANH_Q))
-    else:
-        near = x + x * z * horner(z, _TANH)
+    z = jnp.minimum(x * x, 0.4)
+    near = x - x * z * horner(z, fits.TANH_NEAR_64 if is_double(x) else fits.TANH_NEAR_32)
     e = decay(2.0 * x)
     far = jnp.copysign(1.0 - 2.0 * e / (1.0 + e), x)
     return jnp.where(jnp.abs(x) < 0.625, near, far)
@@ -165,3 +153,35 @@ def _erf(x: Array) -> Array:
 
 
 erf = ruled(_erf, lambda x: gaussian(x) * 1.1283791670955125739)
+
+
+def scaled_product(x: Array, c: float) -> tuple[Array, Array]:
+    """The rounded product c x, and what rounding took from it."""
+    z = x * c
+    bits = 26 if is_double(x) else 12
+    mantissa, exponent = math.frexp(c)
+    high_c = math.ldexp(round(mantissa * 2**bits) / 2**bits, exponent)
+    low_c = c - high_c
+    high = high_part(x)
+    low = x - high
+    error = ((high * high_c - z) + low * high_c) + x * low_c
+    return z, jnp.where(jnp.isfinite(z), error, 0.0)
+
+
+def at_scaled(value, slope, x: Array, c: float) -> Array:
+    """value(c x) with the product's rounding error put back, which a tail would magnify."""
+    if math.frexp(c)[0] == 0.5 or c == 0.0:
+        return value(x * c)
+    z, error = scaled_product(x, c)
+    return value(z) + error * slope(z)
+
+
+def sigmoid_scaled(x: Array, c: float) -> Array:
+    """The sigmoid of c x."""
+    return _sigmoid_scaled(x, c)
+
+
+_sigmoid_scaled = ruled(
+    lambda x, c: at_scaled(_sigmoid, _bell, x, c),
+    lambda x, c: c * sigmoid_scaled(x, c) * sigmoid_scaled(x, -c),
+)
