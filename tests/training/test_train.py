@@ -175,6 +175,7 @@ chex.assert_trees_all_close(*rows, rtol=1e-4)
 """
 
 
+@pytest.mark.slow
 def test_a_batch_split_over_devices_gives_the_same():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
