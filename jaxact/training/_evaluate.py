@@ -130,7 +130,7 @@ def scorer(
     /,
     *,
     batch_size: int,
-) -> Callable[[State], dict[str, Array]]:
+) -> Callable[[State], dict[str, np.floating]]:
     """A measurement of a run: the test score of its parameters, and of their moving averages.
 
     Args:
@@ -148,7 +148,7 @@ def scorer(
     return by_average(lambda params, stats: score(params, stats, x, y))
 
 
-def by_average(score: Callable[[Any, Any], Score], /) -> Callable[[State], dict[str, Array]]:
+def by_average(score: Callable[[Any, Any], Score], /) -> Callable[[State], dict[str, np.floating]]:
     """A measurement of a run from a function of parameters and statistics.
 
     Args:
@@ -158,12 +158,12 @@ def by_average(score: Callable[[Any, Any], Score], /) -> Callable[[State], dict[
       A function from a `State`, as `scorer` gives.
     """
 
-    def measure(state: State) -> dict[str, Array]:
+    def measure(state: State) -> dict[str, np.floating]:
         found = {}
         for prefix, holder in (("", state), ("ema_", state.ema)):
             if holder is not None:
-                loss, accuracy = score(holder.params, holder.stats)
-                found |= {f"{prefix}test_loss": loss, f"{prefix}test_accuracy": accuracy}
+                for name, value in score(holder.params, holder.stats)._asdict().items():
+                    found[f"{prefix}test_{name}"] = np.asarray(value)[()]
         return found
 
     return measure

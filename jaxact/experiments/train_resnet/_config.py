@@ -15,7 +15,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "plain": {"skip": "none", "norm": "none", "norm_placement": "none"},
     "quick": {"depth": 16, "steps": 100, "warmup_steps": 10, "log_every": 20, "eval_every": 50},
     "cifar10": {
-        "model": "resnet20",
+        "model": "conv",
+        "depth": 9,
+        "block_layers": 2,
+        "width": 32,
         "dataset": "cifar-10-binary.tar.gz",
         "steps": 64_000,
         "batch_size": 128,
@@ -41,24 +44,23 @@ class TrainResNet:
     preset: Literal["default", "plain", "quick", "cifar10"] = "default"
     """Where the values come from that are not given: default (a pre-norm network of 200 blocks on
     digits), plain (the same depth without skip and norm, which does not train), quick (some
-    seconds), cifar10 (ResNet-20 as He et al. 2015 train it; needs the archive and an
-    accelerator)."""
+    seconds), cifar10 (9 blocks of two convolutions with the optimizer, schedule and augmentation of
+    He et al. 2015; needs the archive and an accelerator)."""
     model: str = "mlp"
-    """mlp or conv (by width, depth, block_layers), or the name of a preset of jaxact.models."""
+    """mlp (blocks of dense layers) or conv (blocks of 3 x 3 convolutions at constant size)."""
     width: int = 64
     """Units of mlp, channels of conv."""
     depth: int = 200
-    """Blocks of mlp and conv."""
+    """Blocks."""
     block_layers: int = 1
-    """Layers in a block of mlp and conv."""
-    norm_placement: str | None = None
-    """Where the norm stands in a block, such as pre, post or none; by default pre for mlp and
-    conv."""
-    norm: str | None = None
-    """The norm, such as layer, rms, batch or none; by default layer for mlp and conv."""
-    skip: str | None = None
-    """The skip, such as identity, scaled (branch over sqrt of the depth) or none; by default scaled
-    for mlp and conv."""
+    """Weight layers in a block."""
+    norm_placement: str = "pre"
+    """Where the norm stands in a block: a norm_placement of jaxact.models, such as pre, post or
+    none."""
+    norm: str = "layer"
+    """A norm of jaxact.models, such as layer, rms or none (with norm_placement none)."""
+    skip: str = "scaled"
+    """A skip of jaxact.models, such as identity, scaled (branch over sqrt of the depth) or none."""
     activation: str = "relu"
     """Name of an activation function in jaxact.activations."""
     dataset: str = "digits"

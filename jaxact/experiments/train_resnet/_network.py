@@ -13,8 +13,6 @@ from jaxact import analysis, models, training
 from jaxact.experiments._store import StudyError
 from jaxact.experiments.train_resnet._config import TrainResNet, as_field
 
-_GENERAL = {"norm_placement": "pre", "norm": "layer", "skip": "scaled"}
-
 
 def build(config: TrainResNet, shape: tuple[int, ...], classes: int) -> nnx.Module:
     """The network, freshly initialized.
@@ -27,25 +25,22 @@ def build(config: TrainResNet, shape: tuple[int, ...], classes: int) -> nnx.Modu
     Raises:
       StudyError: if the choices do not go together.
     """
-    chosen: dict[str, Any] = {name: getattr(config, name) for name in _GENERAL}
-    rngs = nnx.Rngs(config.seed)
-    try:
-        if config.model in ("mlp", "conv"):
-            make: Any = models.MLPResNet if config.model == "mlp" else models.ConvResNet
-            inputs = int(np.prod(shape)) if config.model == "mlp" else shape[-1]
-            return make(
-                inputs,
-                classes,
-                width=config.width,
-                depth=config.depth,
-                block_layers=config.block_layers,
-                activation=config.activation,
-                rngs=rngs,
-                **{name: chosen[name] or _GENERAL[name] for name in chosen},
-            )
+    if config.model not in ("mlp", "conv"):
         raise StudyError(f"model: must be mlp or conv; got {config.model!r}")
-    except StudyError:
-        raise
+    make: Any = models.MLPResNet if config.model == "mlp" else models.ConvResNet
+    try:
+        return make(
+            int(np.prod(shape)) if config.model == "mlp" else shape[-1],
+            classes,
+            width=config.width,
+            depth=config.depth,
+            block_layers=config.block_layers,
+            norm_placement=config.norm_placement,
+            norm=config.norm,
+            skip=config.skip,
+            activation=config.activation,
+            rngs=nnx.Rngs(config.seed),
+        )
     except (TypeError, ValueError) as error:
         raise as_field(error, "model") from error
 
