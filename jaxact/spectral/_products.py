@@ -28,7 +28,8 @@ class GradedProduct(NamedTuple):
       q: orthonormal columns (m, k).
       log_scale: (k,), real; -inf where a direction is exactly lost.
       compensation: (k,), what rounding has lost of ``log_scale`` so far.
-      u: (k, k), unit upper triangular; a row of zeros where a direction is lost.
+      u: (k, k), bounded: unit upper triangular while no layer has fewer than k rows; a row of zeros
+        where a direction is lost.
     """
 
     q: Inexact[Array, "m k"]
@@ -83,17 +84,18 @@ def graded_step(
         (ReLU's masks), rounding otherwise keeps it at about the machine epsilon.
 
     Returns:
-      The product A P.
+      The product A P. Where A has m < k rows, its k becomes m: the other singular values are
+      exact zeros, and no longer counted.
 
     Raises:
-      ValueError: if ``aq`` has another number of columns, or fewer rows than columns, or the
+      ValueError: if ``aq`` has another number of columns than ``product.q``, or no rows, or the
         tolerance is not from 0 to 1.
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must be at least 0 and less than 1; got {tolerance}")
-    if aq.ndim != 2 or aq.shape[1] != product.q.shape[1] or aq.shape[0] < aq.shape[1]:
+    if aq.ndim != 2 or aq.shape[1] != product.q.shape[1] or aq.shape[0] == 0:
         raise ValueError(
-            f"aq must be a matrix of {product.q.shape[1]} columns and at least as many rows; "
+            f"aq must be a matrix of {product.q.shape[1]} columns and at least one row; "
             f"got shape {aq.shape}"
         )
     return _absorb(product, *_positive_qr(aq), tolerance=tolerance)
@@ -165,20 +167,24 @@ def _positive_qr(a: Array) -> tuple[Array, Array]:
 
 
 def _absorb(product: GradedProduct, q: Array, r: Array, tolerance: float = 0.0) -> GradedProduct:
+    rows, columns = r.shape
     size = jnp.abs(jnp.diagonal(r))
-    length = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(r)), axis=0))
-    alive = (size > tolerance * length) & jnp.isfinite(product.log_scale)
+    length = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(r[:, :rows])), axis=0))
+    reached = jnp.isfinite(product.log_scale)
+    alive = (size > tolerance * length) & reached[:rows]
     size = jnp.where(alive, size, 1)
-    old = jnp.where(alive, product.log_scale, 0)
-    upper = jnp.triu(alive[:, None] & alive[None])
-    ratio = jnp.where(upper, jnp.exp(jnp.where(upper, old[None] - old[:, None], 0)), 0).astype(
-        r.dtype
-    )
-    u = jnp.matmul(r / size[:, None].astype(r.dtype) * ratio, product.u, precision="highest")
+    old = jnp.where(reached, product.log_scale, 0)
+    upper = jnp.triu(alive[:, None] & reached[None])
+    ratio = jnp.where(upper, jnp.exp(jnp.where(upper, old[None] - old[:rows, None], 0)), 0)
+    scaled = r / size[:, None].astype(r.dtype) * ratio.astype(r.dtype)
+    u = jnp.matmul(scaled, product.u, precision="highest")
+    if rows < columns:
+        # From the right, orthonormal rows change no singular value: keep the square factor of LQ.
+        u = jnp.linalg.qr(u.T.conj(), mode="r").T.conj()
     # Kahan's compensated sum: a thousand layers add up to thousands of nats.
-    term = jnp.log(size) - product.compensation
-    new = old + term
-    compensation = jnp.where(alive, (new - old) - term, 0)
+    term = jnp.log(size) - product.compensation[:rows]
+    new = old[:rows] + term
+    compensation = jnp.where(alive, (new - old[:rows]) - term, 0)
     return GradedProduct(q, jnp.where(alive, new, -jnp.inf), compensation, u)
 
 

@@ -17,7 +17,7 @@ from jaxact.experiments.rank_collapse import RankCollapse
 
 TINY = RankCollapse(
     networks=("mlp", "conv"),
-    placements=("plain", "post", "pre", "scaled"),
+    placements=("plain", "post", "pre"),
     activations=("relu", "tanh"),
     depths=(3,),
     conv_depths=(2,),
@@ -38,7 +38,7 @@ def command(*args, **options):
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         **options,
     )
 
@@ -79,7 +79,7 @@ class TestOutcome:
     def test_table_is_complete(self, study):
         _, table = study
         cells = table[["network", "placement", "depth", "activation"]].drop_duplicates()
-        assert len(cells) == 2 * 4 * 1 * 2
+        assert len(cells) == 2 * 3 * 1 * 2
         ranks = table[table.quantity.isin(["stable_rank", "effective_rank", "numerical_rank"])]
         counts = ranks.groupby(["phase", "object", "quantity"], observed=True).size()
         assert (counts > 0).all()
@@ -99,7 +99,11 @@ class TestOutcome:
     def test_ranks_are_within_their_bounds(self, study):
         _, table = study
         ranks = table[table.quantity.isin(["stable_rank", "effective_rank", "participation_ratio"])]
-        assert ranks.value.between(1 - 1e-4, 64 + 1e-2).all()
+        circular = (ranks.network == "conv") & ranks.object.isin(
+            ["weight_product", "block_product"]
+        )
+        most = np.where(circular, 64 * TINY.conv_width, 64)
+        assert ranks.value.between(1 - 1e-4, most * (1 + 1e-4)).all()
 
     def test_seeds_are_paired(self, study):
         """A seed's weights are the same whatever the placement, up to the activation's gain."""
@@ -118,7 +122,7 @@ class TestOutcome:
     def test_summary_has_a_row_for_each_cell(self, study):
         _, table = study
         summary = rank_collapse.summary(table)
-        assert len(summary) == 16
+        assert len(summary) == 12
         assert not summary.isna().any(axis=None)
 
 
@@ -168,17 +172,19 @@ class TestRefusals:
 def test_killed_and_resumed_gives_the_same_table(tmp_path, study):
     """SIGKILL once a few cells are stored; the rest is done by --resume, to the same table."""
     _, whole = study
+    expected = whole[whole.network == "mlp"].astype({"network": str}).reset_index(drop=True)
     folder = tmp_path / "killed"
-    args = [f"--out={folder}"]
-    for field in ("networks", "placements", "activations", "depths", "conv_depths", "seeds"):
-        args += ["--" + field.replace("_", "-"), *map(str, getattr(TINY, field))]
-    for field in ("width", "conv_width", "steps", "batch_size", "examples", "jacobian_examples"):
-        args += ["--" + field.replace("_", "-"), str(getattr(TINY, field))]
+    args = [f"--out={folder}", "--networks=mlp"]
+    for field in dataclasses.fields(TINY):
+        value = getattr(TINY, field.name)
+        if value != field.default and field.name != "networks":
+            values = value if isinstance(value, tuple) else (value,)
+            args += [f"--{field.name.replace('_', '-')}", *map(str, values)]
     process = subprocess.Popen(
         [sys.executable, "-c", ENTRY, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while len(list(folder.glob("cells/*.parquet"))) < 3:
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -187,8 +193,12 @@ def test_killed_and_resumed_gives_the_same_table(tmp_path, study):
         process.send_signal(signal.SIGKILL)
         process.wait()
     finished = {p: p.stat().st_mtime_ns for p in folder.glob("cells/*.parquet")}
-    assert 3 <= len(finished) < 16
+    assert 3 <= len(finished) < 6
     done = command(*args, "--resume")
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in finished} == finished
-    pd.testing.assert_frame_equal(pd.read_parquet(folder / "table.parquet"), whole)
+    resumed = pd.read_parquet(folder / "table.parquet").astype({"network": str})
+    for column in resumed.select_dtypes("category"):
+        resumed[column] = resumed[column].astype(str)
+        expected[column] = expected[column].astype(str)
+    pd.testing.assert_frame_equal(resumed, expected)

@@ -104,6 +104,8 @@ def test_a_folder_of_images_in_bfloat16(tmp_path):
             steps=30,
             precision="bfloat16",
             flip=True,
+            resized_crop=True,
+            pad=0,
             tensorboard=True,
         )
     )

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Complex, Float, Int, Num
+from jaxtyping import Array, Complex, Float, Int, Integer, Num
 
 from jaxact import activations, analysis, models, spectral, theory, training
 from jaxact.experiments.rank_collapse._config import RankCollapse
@@ -104,7 +104,7 @@ class Program:
         shapes = jax.eval_shape(lambda: self._build(index, jax.random.key(0)))
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
-    def init(self, index: Int[Array, ""], seeds: Int[Array, " seed"]) -> list[Array]:
+    def init(self, index: Int[Array, ""], seeds: Integer[Array, " seed"]) -> list[Array]:
         """The leaves of freshly initialized networks, (seed, ...)."""
 
         def one(seed):
@@ -113,7 +113,7 @@ class Program:
         return jax.vmap(one)(seeds)
 
     def _train(
-        self, index: Int[Array, ""], leaves: list[Array], seeds: Int[Array, " seed"]
+        self, index: Int[Array, ""], leaves: list[Array], seeds: Integer[Array, " seed"]
     ) -> training.Fit:
         """Trains every seed's network."""
 

@@ -188,6 +188,8 @@ def make_recipe(config: TrainResNet, network: training.Functional, data: Data) -
         milestones=config.milestones,
     )
     augments: list[training.Augment] = [training.flip] if config.flip else []
+    if config.resized_crop:
+        augments.append(training.random_resized_crop)
     if config.pad:
         augments.append(functools.partial(training.pad_crop, padding=config.pad))
     return training.Recipe(
