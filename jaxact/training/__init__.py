@@ -4,6 +4,7 @@ from jaxact.training._augment import Augment as Augment
 from jaxact.training._augment import compose as compose
 from jaxact.training._augment import flip as flip
 from jaxact.training._augment import pad_crop as pad_crop
+from jaxact.training._augment import random_resized_crop as random_resized_crop
 from jaxact.training._checkpoint import Checkpoints as Checkpoints
 from jaxact.training._cifar import is_cifar as is_cifar
 from jaxact.training._data import Dataset as Dataset

@@ -47,6 +47,55 @@ def test_no_padding_changes_nothing():
         training.pad_crop(jax.random.key(0), x, padding=-1)
 
 
+def test_random_resized_crop_is_a_window_on_the_image():
+    height, width, n = 12, 20, 300
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    x = jnp.tile(jnp.stack([rows, columns], axis=-1)[None], (n, 1, 1, 1))
+    crop = jax.jit(lambda k, x: training.random_resized_crop(k, x, area=(0.2, 0.5)))
+    y = np.asarray(crop(jax.random.key(0), x))
+    inner = y[:, 3:-3, 3:-3]  # away from the edges, where there is nothing to interpolate with
+    down, right = np.diff(inner[..., 0], axis=1), np.diff(inner[..., 1], axis=2)
+    np.testing.assert_allclose(down, np.broadcast_to(down[:, :1, :1], down.shape), atol=1e-4)
+    np.testing.assert_allclose(right, np.broadcast_to(right[:, :1, :1], right.shape), atol=1e-4)
+    sides = np.stack([down[:, 0, 0] * height, right[:, 0, 0] * width], axis=-1)
+    assert np.all(sides <= np.array([height, width]) + 1e-3)
+    share = sides.prod(axis=-1) / (height * width)
+    assert share.max() <= 0.5 + 1e-4
+    assert share.min() < 0.25
+    assert share.max() > 0.45
+    whole = sides[:, 0] < height - 1e-3  # not cut to the image's height
+    aspect = (sides[:, 1] / sides[:, 0])[whole]
+    assert aspect.min() >= 3 / 4 - 1e-3
+    assert aspect.max() <= 4 / 3 + 1e-3
+    assert np.ptp(np.log(aspect)) > 0.5
+    assert y[..., 0].min() >= 0
+    assert y[..., 1].max() <= width - 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.uint8])
+def test_the_whole_image_is_itself(dtype):
+    x = _images(4).astype(dtype)
+    x = x[:, :5, :5]
+    y = training.random_resized_crop(jax.random.key(0), x, area=(1.0, 1.0), ratio=(1.0, 1.0))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, x, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(area=(0.0, 1.0)), "area must be a range from above 0 to 1"),
+        (dict(area=(0.6, 0.5)), "area must be a range"),
+        (dict(area=(0.5, 1.5)), "area must be a range"),
+        (dict(ratio=(0.0, 1.0)), "ratio must be a range of positive numbers"),
+        (dict(ratio=(2.0, 1.0)), "ratio must be a range of positive numbers"),
+    ],
+)
+def test_bad_crops(options, message):
+    with pytest.raises(ValueError, match=message):
+        training.random_resized_crop(jax.random.key(0), _images(4), **options)
+
+
 def test_compose_gives_each_its_own_key():
     keys = []
     both = training.compose(lambda k, x: keys.append(k) or x + 1, lambda k, x: keys.append(k) or -x)

@@ -96,8 +96,8 @@ class TrainResNet:
     pad: int = 1
     """Pixels of zeros around a training image before it is cropped at random; 0 for no cropping."""
     resized_crop: bool = False
-    """Cut a random rectangle out of each training image and scale it to the image's size, as is usual
-    for photographs (with --pad 0)."""
+    """Cut a random rectangle out of each training image and scale it to the image's size, as is
+    usual for photographs (with --pad 0)."""
     flip: bool = False
     """Mirror training images at random."""
     precision: Literal["float32", "bfloat16"] = "float32"
