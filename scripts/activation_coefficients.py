@@ -30,6 +30,12 @@ def erfc_tail(a):
     return (1 + 2 * a) * mp.exp(a * a) * mp.erfc(a)
 
 
+def normal_near(z):
+    """(Phi(x) - 1/2)/x as a function of z = x^2."""
+    x = mp.sqrt(z)
+    return mp.erf(x / mp.sqrt(2)) / (2 * x) if z > 0 else 1 / mp.sqrt(2 * mp.pi)
+
+
 def erf_near(z):
     """erf(x)/x as a function of z = x^2."""
     return mp.erf(mp.sqrt(z)) / mp.sqrt(z) if z > 0 else 2 / mp.sqrt(mp.pi)
@@ -48,6 +54,8 @@ TABLES = {
     "TANH_WIDE_64": ("z = x^2 in [0, 1.5]", lambda: fit(tanh_defect, 0, 1.5, 24)),
     "NORMAL_TAIL_32": ("t = (a - 3)/(a + 3)", lambda: in_moebius(normal_tail, mp.mpf(3), 14.5, 11)),
     "NORMAL_TAIL_64": ("t = (a - 4)/(a + 4)", lambda: in_moebius(normal_tail, mp.mpf(4), 39.0, 23)),
+    "NORMAL_NEAR_32": ("z = x^2 in [0, 0.5]", lambda: fit(normal_near, 0, 0.5, 5)),
+    "NORMAL_NEAR_64": ("z = x^2 in [0, 0.5]", lambda: fit(normal_near, 0, 0.5, 12)),
     "ERFC_TAIL_32": ("t = (a - 2)/(a + 2)", lambda: in_moebius(erfc_tail, mp.mpf(2), 10.5, 11)),
     "ERFC_TAIL_64": ("t = (a - 3)/(a + 3)", lambda: in_moebius(erfc_tail, mp.mpf(3), 27.5, 24)),
     "ERF_NEAR_32": ("z = x^2 in [0, 1]", lambda: fit(erf_near, 0, 1, 7)),

@@ -172,7 +172,9 @@ def _root(x: Array, b: float) -> Array:
 
 def _squareplus_value(x: Array, b: float) -> Array:
     root = _root(x, b)
-    return jnp.where(x < 0, 0.5 * b / (root + jnp.abs(x)), 0.5 * x + 0.5 * root)
+    # XLA would join 0.5 x + 0.5 root into a sum that overflows.
+    above = x + 0.5 * b / (root + jnp.abs(x))
+    return jnp.where(x < 0, 0.5 * b / (root + jnp.abs(x)), above)
 
 
 def _squareplus_slope(x: Array, b: float) -> Array:

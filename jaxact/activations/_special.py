@@ -124,7 +124,9 @@ def _normal_upper(a: Array) -> Array:
 
 def _normal_cdf(x: Array) -> Array:
     upper = exp_minus_square(x, 0.5) * _normal_upper(jnp.abs(x))
-    return jnp.where(x < 0, upper, 1.0 - upper)
+    z = jnp.minimum(x * x, 0.5)
+    near = 0.5 + x * horner(z, fits.NORMAL_NEAR_64 if is_double(x) else fits.NORMAL_NEAR_32)
+    return jnp.where(x * x < 0.5, near, jnp.where(x < 0, upper, 1.0 - upper))
 
 
 def normal_pdf(x: Array) -> Array:

@@ -1,0 +1,84 @@
+"""Value and slope against 50 digits in float32 and float64, and every 16-bit number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxact import activations
+
+# Below these XLA on CPU flushes a subnormal, of the result or of the exponential in it, to zero.
+FRINGE = {"float32": 2e-36, "float64": 1e-304}
+# The slope crosses zero by cancellation: there the error is in ulp of 1/8 at least.
+CROSSING = {
+    "eswish", "gcu", "gelu", "logish", "mish", "phish", "quick_gelu", "serf", "silu", "sinc",
+    "swish", "tanhexp",
+}  # fmt: skip
+# exp(x - exp(x)) magnifies the rounding of the inner exponential in the right tail.
+SLOPE_BARS = {"log_log": 30.0}
+
+
+def _check(name, ulps, want, got, bar, fringe):
+    want = np.array([float(w) for w in want])
+    flushed = (np.abs(want) < fringe) & (np.abs(got) < fringe)
+    bad = ~(ulps <= bar) & ~flushed
+    assert not bad.any(), (name, ulps[bad], want[bad], np.asarray(got)[bad])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", activations.names())
+def test_value_and_slope(name, dtype, reference):
+    with jax.enable_x64(dtype == "float64"):
+        x = reference.grid(dtype)
+        if name == "log1mexp":
+            x = x[x > 0]
+        f = activations.get(name)
+        y = np.asarray(f(jnp.asarray(x)))
+        slopes = np.asarray(jax.vmap(jax.grad(f))(jnp.asarray(x)))
+        assert y.dtype == slopes.dtype == dtype
+    want = reference.value(name, x)
+    _check(name, reference.ulps(y, want, dtype), want, y, 3.0, FRINGE[dtype])
+    smooth = ~np.isin(x, activations.info(name).breakpoints)
+    want = reference.slope(name, x[smooth])
+    ulps = reference.ulps(slopes[smooth], want, dtype)
+    if name in CROSSING:
+        size = np.abs(np.array([float(w) for w in want]))
+        unit = np.spacing(np.maximum(size, np.finfo(dtype).tiny).astype(dtype))
+        inside = (np.abs(x[smooth]) < 20) & (size < 0.125) & (size > 1e-3)
+        floor = (
+            np.spacing(np.asarray(0.125, dtype))
+            if name != "gcu"
+            else np.spacing(np.maximum(np.abs(x[smooth]), 0.125).astype(dtype))
+        )
+        ulps = np.where(inside, ulps * unit / floor, ulps)
+    _check(name, ulps, want, slopes[smooth], SLOPE_BARS.get(name, 4.0), FRINGE[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", activations.names())
+def test_every_16_bit_number(name, dtype):
+    """Against float64, which the test above holds to 50 digits."""
+    bits = np.arange(65536, dtype=np.uint16)
+    x = bits.view(jnp.dtype(dtype))
+    wide = x.astype(np.float64)
+    keep = np.isfinite(wide) & ((wide > 0) | (name != "log1mexp"))
+    # A subnormal bfloat16 is a subnormal float32, which XLA reads as zero.
+    keep &= (np.abs(wide) > FRINGE["float32"]) | (wide == 0)
+    x, wide = x[keep], wide[keep]
+    f = activations.get(name)
+    slope = jax.jit(jax.vmap(jax.grad(f)))
+    got = [np.asarray(g(jnp.asarray(x)), np.float64) for g in (f, slope)]
+    with jax.enable_x64(True):
+        want = [np.asarray(g(jnp.asarray(wide))) for g in (f, slope)]
+    limits = jnp.finfo(dtype)
+    for g, w in zip(got, want, strict=True):
+        exponent = np.frexp(np.maximum(np.abs(w), float(limits.tiny)))[1] - 1
+        unit = np.ldexp(1.0, exponent - limits.nmant)
+        overflow = np.abs(w) >= float(limits.max) + 0.5 * np.ldexp(
+            1.0, limits.maxexp - 1 - limits.nmant
+        )
+        with np.errstate(invalid="ignore"):
+            error = np.where(overflow & (g == np.sign(w) * np.inf), 0.0, np.abs(g - w) / unit)
+        flushed = (np.abs(w) < FRINGE["float32"]) & (np.abs(g) < FRINGE["float32"])
+        bad = ~(error <= 0.51) & ~flushed
+        assert not bad.any(), (wide[bad][:8], g[bad][:8], w[bad][:8], error[bad].max(), bad.sum())
