@@ -47,8 +47,8 @@ def input_jacobians(
     if start.shape != (k, k):
         raise ValueError(f"start must have shape {(k, k)} for this input; got {start.shape}")
 
-    if tolerance is None:
-        tolerance = 4 * k**0.5 * float(jnp.finfo(flat.dtype).eps)
+    rounding = 4 * k**0.5 * float(jnp.finfo(flat.dtype).eps)
+    share = rounding if tolerance is None else tolerance
 
     def visit(layer, carry):
         h, product = carry
@@ -60,7 +60,7 @@ def input_jacobians(
 
         _, tangent, y = jax.linearize(on_vector, flat, has_aux=True)
         columns = jax.vmap(tangent, in_axes=-1, out_axes=-1)(product.q)
-        product = spectral.graded_step(product, columns, tolerance=tolerance)
+        product = spectral.graded_step(product, columns, tolerance=share)
         return (y, product), product
 
     return scan_layers(chain, visit, (h, spectral.graded_start(start)))[1]

@@ -40,6 +40,5 @@ def tidy(
         name: np.asarray(labels)[index.ravel()]
         for (name, labels), index in zip(axes.items(), grid, strict=True)
     }
-    return pd.DataFrame({**columns, "value": values.ravel()}).assign(**constants)[
-        [*constants, *columns, "value"]
-    ]
+    rows = {**dict.fromkeys(constants), **columns, "value": values.ravel()}
+    return pd.DataFrame(rows).assign(**constants)

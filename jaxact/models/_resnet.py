@@ -1,6 +1,7 @@
 """Residual and plain networks of equal blocks, stacked over depth and scanned."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -143,7 +144,7 @@ class _ResNet(nnx.Module):
         return _head({"head": self.head, "norm": self.head_norm}, x)
 
 
-def _head(parts: dict[str, nnx.Module], x: Array) -> Array:
+def _head(parts: dict[str, Any], x: Array) -> Array:
     if parts["norm"] is not None:
         x = parts["norm"](x)
     return parts["head"](jnp.mean(x, axis=tuple(range(1, x.ndim - 1))))

@@ -162,7 +162,7 @@ def _positive_qr(a: Array) -> tuple[Array, Array]:
     q, r = jnp.linalg.qr(a)
     diagonal = jnp.diagonal(r)
     size = jnp.abs(diagonal)
-    phase = jnp.where(size > 0, diagonal / jnp.where(size > 0, size, 1).astype(r.dtype), 1)
+    phase = jnp.where(size > 0, diagonal / _as(jnp.where(size > 0, size, 1), r), 1)
     return q * phase[None], r * phase.conj()[:, None]
 
 
@@ -176,7 +176,7 @@ def _absorb(product: GradedProduct, q: Array, r: Array, tolerance: float = 0.0) 
     old = jnp.where(reached, product.log_scale, 0)
     upper = jnp.triu(alive[:, None] & reached[None])
     ratio = jnp.where(upper, jnp.exp(jnp.where(upper, old[None] - old[:rows, None], 0)), 0)
-    scaled = r / size[:, None].astype(r.dtype) * ratio.astype(r.dtype)
+    scaled = r / _as(size, r)[:, None] * _as(ratio, r)
     u = jnp.matmul(scaled, product.u, precision="highest")
     if rows < columns:
         # From the right, orthonormal rows change no singular value: keep the square factor of LQ.
@@ -186,6 +186,10 @@ def _absorb(product: GradedProduct, q: Array, r: Array, tolerance: float = 0.0) 
     new = old[:rows] + term
     compensation = jnp.where(alive, (new - old[:rows]) - term, 0)
     return GradedProduct(q, jnp.where(alive, new, -jnp.inf), compensation, u)
+
+
+def _as(real: Array, like: Array) -> Array:
+    return real.astype(like.dtype)
 
 
 def _round_robin(n: int) -> np.ndarray:
@@ -224,15 +228,17 @@ def _log_row_jacobi(log_scale: Array, rows: Array) -> Array:
         ratio = jnp.where(alive, jnp.exp(jnp.where(alive, log_scale[j] - log_scale[i], 0)), 0)
         inner = jnp.sum(x * y.conj(), axis=-1)
         cosine = jnp.abs(inner)
-        y = y * jnp.where(cosine > 0, inner / jnp.where(cosine > 0, cosine, 1), 1)[:, None]
+        phase = jnp.where(cosine > 0, inner / _as(jnp.where(cosine > 0, cosine, 1), inner), 1)
+        y = y * phase[:, None]
         gap = (1 - ratio) * (1 + ratio)
-        root = gap + jnp.hypot(gap, 2 * ratio * cosine)
+        square = jnp.square(gap) + jnp.square(2 * ratio * cosine)
+        root = gap + jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         # The tangent of the angle over the ratio: bounded however small the ratio is.
         slope = jnp.where(alive & (root > 0), 2 * cosine / jnp.where(root > 0, root, 1), 0)
-        tangent = (slope * ratio)[:, None]
-        shrink = lax.rsqrt(1 + jnp.square(tangent))
-        new_x = shrink * (x + tangent * ratio[:, None] * y)
-        new_y = shrink * (y - slope[:, None] * x)
+        tangent = slope * ratio
+        shrink = _as(lax.rsqrt(1 + jnp.square(tangent)), x)[:, None]
+        new_x = shrink * (x + _as(tangent * ratio, x)[:, None] * y)
+        new_y = shrink * (y - _as(slope, x)[:, None] * x)
         new_x, scale_i = _unit_rows(new_x, log_scale[i])
         new_y, scale_j = _unit_rows(new_y, log_scale[j])
         rows = rows.at[i].set(new_x).at[j].set(new_y)
@@ -248,8 +254,8 @@ def _log_row_jacobi(log_scale: Array, rows: Array) -> Array:
 
 
 def _unit_rows(rows: Array, log_scale: Array) -> tuple[Array, Array]:
-    size = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(rows)), axis=-1))
-    alive = (size > 0) & jnp.isfinite(log_scale)
-    size = jnp.where(alive, size, 1)
+    square = jnp.sum(jnp.real(rows * rows.conj()), axis=-1)
+    alive = (square > 0) & jnp.isfinite(log_scale)
+    size = jnp.sqrt(jnp.where(alive, square, 1))
     log_scale = jnp.where(alive, jnp.where(alive, log_scale, 0) + jnp.log(size), -jnp.inf)
-    return jnp.where(alive[:, None], rows / size[:, None].astype(rows.dtype), 0), log_scale
+    return jnp.where(alive[:, None], rows / _as(size, rows)[:, None], 0), log_scale

@@ -14,7 +14,9 @@ def _relative(s: Float[Array, "*batch k"], log: bool) -> Float[Array, "*batch k"
         zero = jnp.isneginf(s)
         shift = jnp.where(jnp.isneginf(largest), 0, largest)
         return jnp.where(zero, 0, jnp.exp(jnp.where(zero, 0, s) - shift))
-    return s / jnp.where(largest > 0, largest, 1)
+    # Powers of two keep the reciprocal of the largest within the normal numbers.
+    shift = jnp.where(largest > 1, 2.0**-20, 2.0**20).astype(s.dtype)
+    return s * shift / jnp.where(largest > 0, largest * shift, 1)
 
 
 def stable_rank(s: Float[Array, "*batch k"], /, *, log: bool = False) -> Float[Array, "*batch"]:

@@ -1,8 +1,11 @@
+# pandas annotates a selection of rows as a union of frame, series and array.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false
 """The study's figures, each drawn from the table alone, with the numbers that it shows."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -31,7 +34,7 @@ LABELS = {
     "scaled": r"residual, branch/$\sqrt{L}$",
 }
 PHASES = {"initial": "at initialization", "trained": "after training"}
-RC = {
+RC: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,

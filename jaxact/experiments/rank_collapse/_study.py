@@ -1,3 +1,5 @@
+# pandas annotates a selection of rows as a union of frame, series and array.
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false
 """The study: cells to rows, rows to one table, the table to figures and a report."""
 
 import concurrent.futures
@@ -6,7 +8,7 @@ import itertools
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -189,10 +191,10 @@ def _phase(
     seeds = list(config.seeds)
     grid = list(program.grid)
 
-    def add(values: Any, axes: dict[str, Sequence[Any]], **constants: object) -> None:
+    def add(values: Any, axes: Mapping[str, Sequence[Any]], **constants: object) -> None:
         frames.append(analysis.tidy(values, axes, **common, **constants))
 
-    def add_ranks(ranks: analysis.Ranks, axes: dict[str, Sequence[Any]], **constants: object):
+    def add_ranks(ranks: analysis.Ranks, axes: Mapping[str, Sequence[Any]], **constants: object):
         for quantity, values in ranks._asdict().items():
             add(values, axes, quantity=quantity, **constants)
 
