@@ -63,6 +63,9 @@ def style() -> AbstractContextManager[None]:
 TEXT_WIDTH = 5.5
 """Inches: the text width of a one-column paper, or a figure across two columns."""
 
+LOSS_SHOWN = 100.0
+"""Losses above this are outside the figure, so that those below can be told apart."""
+
 
 class Drawing(NamedTuple):
     """A figure with its file name, caption, and the numbers it shows."""
@@ -274,6 +277,7 @@ def _training_loss(rows: pd.DataFrame, name: str) -> Drawing:
                         spread.assign(depth=depth, activation=activation, placement=placement)
                     )
                 axes[i, j].set_yscale("log")
+                axes[i, j].set_ylim(top=min(axes[i, j].get_ylim()[1], LOSS_SHOWN))
                 if i == 0:
                     axes[i, j].set_title(activation)
             axes[i, 0].set_ylabel(f"training loss\n{depth} blocks")
@@ -284,7 +288,7 @@ def _training_loss(rows: pd.DataFrame, name: str) -> Drawing:
         name,
         figure,
         "Training loss (cross-entropy in nats) by step: median over seeds, band from least to "
-        "largest.",
+        f"largest; what lies above {LOSS_SHOWN:g} is cut off.",
         pd.concat(numbers)[[*keys, "median", "min", "max"]].sort_values(keys),
     )
 

@@ -1,0 +1,181 @@
+"""Networks against plain loops in NumPy, the wiring's published equations, and lax."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from jaxact import analysis, models, theory
+
+WIRINGS = [
+    {"norm_placement": "pre"},
+    {"norm_placement": "pre", "norm": "rms"},
+    {"norm_placement": "post"},
+    {"norm_placement": "post", "skip": "none"},
+    {"norm_placement": "pre", "skip": "scaled"},
+    {"norm_placement": "none", "norm": "none"},
+    {"norm_placement": "none", "norm": "none", "skip": "scaled"},
+    {"norm_placement": "none", "norm": "none", "skip": "none"},
+]
+
+
+def name(wiring):
+    return "-".join(map(str, wiring.values()))
+
+
+def mlp(key=0, **options):
+    options = {"width": 6, "depth": 5, "rngs": nnx.Rngs(key)} | options
+    return models.MLPResNet(4, 3, **options)
+
+
+def layer_norm(x, norm):
+    x = x.astype(np.float64)
+    if norm == "rms":
+        return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+
+def expected(net, x, wiring):
+    """The published equations, one block after another, in float64."""
+    norm, placement = wiring.get("norm", "layer"), wiring["norm_placement"]
+    skip = wiring.get("skip", "identity")
+    scale = 5**-0.5 if skip == "scaled" else 1.0
+
+    def act(h):
+        return np.maximum(h, 0)
+
+    x = np.asarray(x, np.float64) @ np.asarray(net.stem.kernel[...], np.float64)
+    kernels = [np.asarray(layer.kernel[...], np.float64) for layer in net.blocks.layers]
+    for block in range(5):
+        h = x
+        for number, kernel in enumerate(kernels):
+            w = kernel[block]
+            if placement == "pre":
+                h = act(layer_norm(h, norm)) @ w
+            elif placement == "post":
+                h = layer_norm((act(h) if number else h) @ w, norm)
+            elif skip == "none":
+                h = (act(h) if number else h) @ w
+            else:
+                h = act(h) @ w
+        if skip != "none":
+            h = x + scale * h
+        x = act(h) if placement == "post" or skip == "none" else h
+    if placement == "pre":
+        x = layer_norm(x, norm)
+    return x @ np.asarray(net.head.kernel[...], np.float64)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("wiring", WIRINGS, ids=name)
+def test_wirings(wiring, layers):
+    net = mlp(block_layers=layers, **wiring)
+    x = jax.random.normal(jax.random.key(1), (7, 4))
+    found = net(x)
+    assert found.shape == (7, 3)
+    np.testing.assert_allclose(found, expected(net, x, wiring), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("wiring", WIRINGS, ids=name)
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_segments_compose_to_the_network(kind, wiring):
+    make = {"mlp": models.MLPResNet, "conv": models.ConvResNet}[kind]
+    net = make(2, 3, width=4, depth=3, rngs=nnx.Rngs(0), **wiring)
+    x = jax.random.normal(jax.random.key(1), (5, 2) if kind == "mlp" else (5, 4, 4, 2))
+    chain = analysis.as_chain(net)
+    assert [s.name for s in chain.segments] == ["stem", "blocks", "head"]
+    chex.assert_trees_all_close(analysis.run(chain, x), net(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_is_a_pytree():
+    net = mlp()
+    x, y = jnp.ones((2, 4)), jnp.ones((2, 3))
+
+    def loss(net):
+        return jnp.mean(jnp.square(net(x) - y))
+
+    gradient = jax.jit(jax.grad(loss))(net)
+    chex.assert_trees_all_equal_shapes(gradient, net)
+    chex.assert_tree_all_finite(gradient)
+    assert gradient.blocks.layers[0].kernel[...].shape == (5, 6, 6)
+    _, tangent = jax.jvp(loss, (net,), (gradient,))
+    squared = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(tangent, squared, rtol=1e-4)
+
+
+def test_an_ensemble_is_one_vmap():
+    keys = jax.random.split(jax.random.key(0), 3)
+    nets = jax.vmap(lambda key: mlp(key))(keys)
+    x = jnp.ones((2, 4))
+    outputs = jax.vmap(lambda net: net(x))(nets)
+    chex.assert_trees_all_close(outputs[2], mlp(keys[2])(x), rtol=1e-5)
+
+
+def test_compiled_program_does_not_grow_with_depth():
+    def size(depth):
+        net = jax.eval_shape(lambda: mlp(depth=depth))
+        x = jnp.ones((2, 4))
+        return len(str(jax.make_jaxpr(jax.grad(lambda net: jnp.sum(net(x))))(net)).splitlines())
+
+    assert size(4) == size(400)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_gain_keeps_the_second_moment_of_a_plain_network(activation):
+    net = models.MLPResNet(
+        512, 10, width=512, depth=8, norm_placement="none", norm="none", skip="none",
+        activation=activation, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    kernel = net.blocks.layers[0].kernel[...]
+    gain = float(theory.gain(activation))
+    np.testing.assert_allclose(jnp.std(kernel) * 512**0.5, gain, rtol=0.005)
+    x = jax.random.normal(jax.random.key(1), (64, 512))
+    features = analysis.features(analysis.as_chain(net), x)["blocks"]
+    moment = np.mean(np.square(np.asarray(features)), axis=(1, 2)) * gain**2
+    np.testing.assert_allclose(moment, 1, atol=0.25)
+
+
+class TestConv:
+    def test_is_laxs_convolution(self):
+        net = models.ConvResNet(3, 2, width=5, depth=1, rngs=nnx.Rngs(0))
+        x = jax.random.normal(jax.random.key(1), (2, 6, 7, 3))
+        kernel = net.stem.kernel[...]
+
+        def reference(kernel, x):
+            layout = ("NHWC", "HWIO", "NHWC")
+            return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+
+        chex.assert_trees_all_close(net.stem(x), reference(kernel, x), atol=1e-5)
+        weights = jax.random.normal(jax.random.key(2), (2, 6, 7, 5))
+        found = jax.grad(lambda net, x: jnp.sum(weights * net.stem(x)), argnums=(0, 1))(net, x)
+        exact = jax.grad(lambda k, x: jnp.sum(weights * reference(k, x)), argnums=(0, 1))(kernel, x)
+        chex.assert_trees_all_close(found[0].stem.kernel[...], exact[0], atol=1e-4)
+        chex.assert_trees_all_close(found[1], exact[1], atol=1e-5)
+
+    def test_bfloat16_stays(self):
+        net = models.ConvResNet(1, 2, width=3, depth=2, norm_placement="none", norm="none",
+                                rngs=nnx.Rngs(0))  # fmt: skip
+        net = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), net)
+        assert net(jnp.ones((1, 4, 4, 1), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"norm_placement": "before"}, "norm_placement must be one of post, pre, none; got"),
+            ({"skip": "dense"}, "skip must be one of identity, scaled, none; got 'dense'"),
+            ({"norm": "batchnorm"}, "norm must be one of"),
+            ({"norm": "none"}, "norm='none' and norm_placement='pre' conflict"),
+            ({"norm_placement": "none"}, "norm='layer' and norm_placement='none' conflict"),
+            ({"depth": 0}, "depth must be at least 1; got 0"),
+            ({"width": -1}, "width must be at least 1; got -1"),
+            ({"activation": "rleu"}, "rleu"),
+        ],
+    )
+    def test_bad_choices(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            mlp(**options)
