@@ -125,7 +125,9 @@ class _ResNet(nnx.Module):
                 rngs=rngs,
             )
 
-        self.stem = make_layer(inputs, width, gain=1.0, rngs=rngs)
+        # A plain block applies its weights first: what they put out is to have variance one.
+        stem_gain = 1 / gain if skip == "none" else 1.0
+        self.stem = make_layer(inputs, width, gain=stem_gain, rngs=rngs)
         self.blocks = blocks(rngs)
         self.head = Dense(width, outputs, gain=1.0, rngs=rngs)
         self.head_norm = make_norm(norm, width, rngs) if norm_placement == "pre" else None

@@ -125,17 +125,29 @@ def test_compiled_program_does_not_grow_with_depth():
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
 def test_gain_keeps_the_second_moment_of_a_plain_network(activation):
-    net = models.MLPResNet(
-        512, 10, width=512, depth=8, norm_placement="none", norm="none", skip="none",
-        activation=activation, rngs=nnx.Rngs(0),
-    )  # fmt: skip
-    kernel = net.blocks.layers[0].kernel[...]
+    """E f(z)^2 = 1 / gain^2 in every layer; one layer of width 512 strays by about 10%."""
     gain = float(theory.gain(activation))
-    np.testing.assert_allclose(jnp.std(kernel) * 512**0.5, gain, rtol=0.005)
     x = jax.random.normal(jax.random.key(1), (64, 512))
-    features = analysis.features(analysis.as_chain(net), x)["blocks"]
-    moment = np.mean(np.square(np.asarray(features)), axis=(1, 2)) * gain**2
-    np.testing.assert_allclose(moment, 1, atol=0.25)
+
+    def moments(key):
+        net = models.MLPResNet(
+            512,
+            10,
+            width=512,
+            depth=3,
+            norm_placement="none",
+            norm="none",
+            skip="none",
+            activation=activation,
+            rngs=nnx.Rngs(key),
+        )
+        features = analysis.features(analysis.as_chain(net), x)["blocks"]
+        kernel = net.blocks.layers[0].kernel[...]
+        return jnp.mean(jnp.square(features), axis=(1, 2)), jnp.std(kernel)
+
+    found, deviation = jax.vmap(moments)(jax.random.split(jax.random.key(0), 12))
+    np.testing.assert_allclose(deviation * 512**0.5, gain, rtol=0.005)
+    np.testing.assert_allclose(np.mean(found, axis=0) * gain**2, 1, atol=0.15)
 
 
 class TestConv:

@@ -60,7 +60,7 @@ class RankCollapse:
     """Names of activation functions in jaxact.activations."""
     depths: tuple[int, ...] = (8, 64)
     """Numbers of blocks of the mlp networks."""
-    conv_depths: tuple[int, ...] = (8,)
+    conv_depths: tuple[int, ...] = (6,)
     """Numbers of blocks of the conv networks."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of weights and batches; a seed is shared by all placements and activations, so that
