@@ -277,9 +277,10 @@ def _training_loss(rows: pd.DataFrame, name: str) -> Drawing:
                         spread.assign(depth=depth, activation=activation, placement=placement)
                     )
                 axes[i, j].set_yscale("log")
-                axes[i, j].set_ylim(top=min(axes[i, j].get_ylim()[1], LOSS_SHOWN))
+                axes[i, j].yaxis.set_minor_formatter(NullFormatter())
                 if i == 0:
                     axes[i, j].set_title(activation)
+            axes[i, 0].set_ylim(top=min(axes[i, 0].get_ylim()[1], LOSS_SHOWN))
             axes[i, 0].set_ylabel(f"training loss\n{depth} blocks")
         figure.supxlabel("step", fontsize=8)
         _legend(figure, axes[0, 0])
