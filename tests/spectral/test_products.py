@@ -46,7 +46,7 @@ def test_the_product_itself_would_be_noise():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layers", "least"), [(5, 64), (30, 64), (100, 64)])
+@pytest.mark.parametrize(("layers", "least"), [(5, 64), (30, 64), (100, 64), (300, 62), (1000, 60)])
 def test_width_64_against_multiprecision(layers, least):
     flint = pytest.importorskip("flint")
     stack = gaussian(layers, 64)
@@ -55,12 +55,11 @@ def test_width_64_against_multiprecision(layers, least):
     product = flint.arb_mat(64, 64, np.eye(64).ravel().tolist())
     for w in np.asarray(stack, np.float64):
         product = (flint.arb_mat(64, 64, w.ravel().tolist()) * product).mid()
-    # log|det| of the leading compound minors would be another way; eigenvalues of P P^T suffice.
     gram = product * product.transpose()
     eigenvalues = flint.acb_mat(gram.mid()).eig(algorithm="approx")
     exact = np.sort([float(v.real.mid().log()) / 2 for v in eigenvalues])[::-1]
     close = np.abs(np.asarray(logs(stack)) - exact) < 0.01
-    assert int(close.sum()) >= least
+    assert int(close.sum()) >= least, np.asarray(logs(stack)) - exact
 
 
 def test_complex_layers():
