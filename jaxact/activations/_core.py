@@ -8,7 +8,7 @@ reverse mode keeps nothing but that derivative (or masks), in the dtype of the i
 import functools
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,13 @@ from jax.core import Tracer
 
 Raw = Callable[..., Array]
 """A function of an array of float32 or float64 and of Python numbers."""
+
+# A static option. Checkers of types read float; at run time `as_number` decides, so that whoever
+# passes a traced or unfit value gets its sentence, with a run-time checker of types or without.
+if TYPE_CHECKING:
+    Number = float
+else:
+    Number = Any
 
 
 def as_float(x: Any, name: str = "x") -> Array:
@@ -35,10 +42,16 @@ def as_float(x: Any, name: str = "x") -> Array:
 
 def as_number(value: Any, name: str, *, positive: bool = False, minimum: float | None = None):
     """A static option as a Python float; ValueError where it is out of range."""
-    if isinstance(value, Tracer) or not isinstance(value, numbers.Real | np.ndarray | Array):
+    if isinstance(value, Tracer):
         raise TypeError(
-            f"{name} must be a Python number known at trace time, got {type(value).__name__}"
+            f"{name} must be a Python number known at trace time, got a traced value, {value}: make "
+            "it static, or take a function whose parameters are arrays, such as prelu"
         )
+    if isinstance(value, bool) or not (
+        isinstance(value, numbers.Real)
+        or (isinstance(value, np.ndarray | Array) and value.ndim == 0)
+    ):
+        raise TypeError(f"{name} must be a Python number, got {value!r}")
     number = float(value)
     if not np.isfinite(number) or (positive and number <= 0):
         raise ValueError(f"{name} must be {'positive and ' * positive}finite, got {value!r}")

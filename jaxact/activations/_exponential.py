@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations import _special as sp
-from jaxact.activations._core import as_number, elementwise, ruled
+from jaxact.activations._core import Number, as_number, elementwise, ruled
 
 Out = Float[Array, "..."]
 
@@ -27,7 +27,7 @@ def _elu_slope(x: Array, alpha: float) -> Array:
 _elu = elementwise(_elu_value, _elu_slope)
 
 
-def elu(x: Any, /, *, alpha: float = 1.0) -> Out:
+def elu(x: Any, /, *, alpha: Number = 1.0) -> Out:
     """Exponential linear unit, f(x) = x for x > 0, else alpha (exp(x) - 1).
 
     Args:
@@ -57,7 +57,7 @@ def _celu_slope(x: Array, alpha: float) -> Array:
 _celu = elementwise(_celu_value, _celu_slope)
 
 
-def celu(x: Any, /, *, alpha: float = 1.0) -> Out:
+def celu(x: Any, /, *, alpha: Number = 1.0) -> Out:
     """Continuously differentiable ELU, f(x) = x for x > 0, else alpha (exp(x/alpha) - 1).
 
     Args:
@@ -115,7 +115,7 @@ def _softplus_slope(x: Array, beta: float) -> Array:
 _softplus = elementwise(_softplus_value, _softplus_slope)
 
 
-def softplus(x: Any, /, *, beta: float = 1.0) -> Out:
+def softplus(x: Any, /, *, beta: Number = 1.0) -> Out:
     """Smooth rectifier, f(x) = log(1 + exp(beta x)) / beta.
 
     Args:
@@ -146,7 +146,7 @@ def _soft_relu_slope(x: Array, limit: float) -> Array:
 _soft_relu = elementwise(_soft_relu_value, _soft_relu_slope)
 
 
-def soft_relu(x: Any, /, *, limit: float = 40.0) -> Out:
+def soft_relu(x: Any, /, *, limit: Number = 40.0) -> Out:
     """Clipped softplus, f(x) = log(1 + exp(min(max(x, -limit), limit))).
 
     Args:
@@ -191,7 +191,7 @@ def _squareplus_curvature(x: Array, b: float) -> Array:
 _squareplus = elementwise(_squareplus_value, ruled(_squareplus_slope, _squareplus_curvature))
 
 
-def squareplus(x: Any, /, *, b: float = 4.0) -> Out:
+def squareplus(x: Any, /, *, b: Number = 4.0) -> Out:
     """Squareplus, f(x) = (x + sqrt(x^2 + b)) / 2, without overflow or cancellation.
 
     Args:

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations import _special as sp
-from jaxact.activations._core import as_number, elementwise
+from jaxact.activations._core import Number, as_number, elementwise
 from jaxact.activations._self_gated import bounded, bounded_below, swish
 
 Out = Float[Array, "..."]
@@ -39,7 +39,7 @@ def _eswish_slope(x: Array, beta: float) -> Array:
 _eswish = elementwise(_eswish_value, _eswish_slope)
 
 
-def eswish(x: Any, /, *, beta: float = 1.375) -> Out:
+def eswish(x: Any, /, *, beta: Number = 1.375) -> Out:
     """E-swish, f(x) = beta x sigmoid(x).
 
     Args:
@@ -230,7 +230,7 @@ def _smelu_slope(x: Array, beta: float) -> Array:
 _smelu = elementwise(_smelu_value, _smelu_slope)
 
 
-def smelu(x: Any, /, *, beta: float = 1.0) -> Out:
+def smelu(x: Any, /, *, beta: Number = 1.0) -> Out:
     """Smooth ReLU, f(x) = 0 below -beta, (x + beta)^2/(4 beta) to beta, then x.
 
     Args:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxact.activations._core import as_number, elementwise
+from jaxact.activations._core import Number, as_number, elementwise
 from jaxact.activations._special import horner
 
 Out = Float[Array, "..."]
@@ -24,7 +24,7 @@ def _sine_slope(x: Array, omega: float) -> Array:
 _sine = elementwise(_sine_value, _sine_slope)
 
 
-def sine(x: Any, /, *, omega: float = 1.0) -> Out:
+def sine(x: Any, /, *, omega: Number = 1.0) -> Out:
     """Sine, f(x) = sin(omega x).
 
     Args:
@@ -51,7 +51,7 @@ def _cosine_slope(x: Array, omega: float) -> Array:
 _cosine = elementwise(_cosine_value, _cosine_slope)
 
 
-def cosine(x: Any, /, *, omega: float = 1.0) -> Out:
+def cosine(x: Any, /, *, omega: Number = 1.0) -> Out:
     """Cosine, f(x) = cos(omega x).
 
     Args:
@@ -78,7 +78,7 @@ def _snake_slope(x: Array, a: float) -> Array:
 _snake = elementwise(_snake_value, _snake_slope)
 
 
-def snake(x: Any, /, *, a: float = 1.0) -> Out:
+def snake(x: Any, /, *, a: Number = 1.0) -> Out:
     """Snake, f(x) = x + sin(a x)^2 / a.
 
     Args:

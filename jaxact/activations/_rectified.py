@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxact.activations._core import as_number, elementwise, pick
+from jaxact.activations._core import Number, as_number, elementwise, pick
 
 Out = Float[Array, "..."]
 
@@ -66,7 +66,7 @@ def _relu_n_tangent(x: Array, t: Array, n: float) -> Array:
 _relu_n = elementwise(_relu_n_value, tangent=_relu_n_tangent)
 
 
-def relu_n(x: Any, /, *, n: float) -> Out:
+def relu_n(x: Any, /, *, n: Number) -> Out:
     """Capped rectifier, f(x) = min(max(x, 0), n).
 
     Args:
@@ -111,7 +111,7 @@ def _leaky_relu_tangent(x: Array, t: Array, slope: float) -> Array:
 _leaky_relu = elementwise(_leaky_relu_value, tangent=_leaky_relu_tangent)
 
 
-def leaky_relu(x: Any, /, *, negative_slope: float = 0.01) -> Out:
+def leaky_relu(x: Any, /, *, negative_slope: Number = 0.01) -> Out:
     """Leaky rectifier, f(x) = x for x > 0, else negative_slope x.
 
     Args:

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations import _special as sp
-from jaxact.activations._core import as_number, elementwise, ruled
+from jaxact.activations._core import Number, as_number, elementwise, ruled
 
 Out = Float[Array, "..."]
 
@@ -49,7 +49,7 @@ def silu(x: Any, /) -> Out:
     return _silu(x)
 
 
-def swish(x: Any, /, *, beta: float = 1.0) -> Out:
+def swish(x: Any, /, *, beta: Number = 1.0) -> Out:
     """Swish, f(x) = x sigmoid(beta x).
 
     Args:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from jaxact.activations import _coefficients as fits
 from jaxact.activations import _special as sp
-from jaxact.activations._core import as_float, as_number, elementwise, narrow, pick, widen
+from jaxact.activations._core import Number, as_float, as_number, elementwise, narrow, pick, widen
 from jaxact.activations._exponential import elu
 from jaxact.activations._rectified import leaky_relu, relu
 
@@ -25,7 +25,7 @@ _shifted_relu = elementwise(
 )
 
 
-def shifted_relu(x: Any, /, *, shift: float = -1.0) -> Out:
+def shifted_relu(x: Any, /, *, shift: Number = -1.0) -> Out:
     """Shifted rectifier, f(x) = max(x, shift).
 
     Args:
@@ -49,7 +49,7 @@ def _star_relu_value(x: Array, scale: float, bias: float) -> Array:
 _star_relu = elementwise(_star_relu_value, lambda x, scale, _: 2.0 * scale * relu(x))
 
 
-def star_relu(x: Any, /, *, scale: float = 0.8944, bias: float = -0.4472) -> Out:
+def star_relu(x: Any, /, *, scale: Number = 0.8944, bias: Number = -0.4472) -> Out:
     """StarReLU, f(x) = scale max(x, 0)^2 + bias.
 
     Args:
@@ -73,7 +73,7 @@ def _threshold_value(x: Array, threshold: float, value: float) -> Array:
 _threshold = elementwise(_threshold_value, tangent=lambda x, t, h, _: pick(x, t, (x > h, 1.0)))
 
 
-def threshold(x: Any, /, *, threshold: float = 0.0, value: float = 0.0) -> Out:
+def threshold(x: Any, /, *, threshold: Number = 0.0, value: Number = 0.0) -> Out:
     """Threshold, f(x) = x for x > threshold, else value.
 
     Args:
@@ -96,7 +96,7 @@ _hard_shrink = elementwise(
 )
 
 
-def hard_shrink(x: Any, /, *, width: float = 0.5) -> Out:
+def hard_shrink(x: Any, /, *, width: Number = 0.5) -> Out:
     """Hard shrinkage, f(x) = x for |x| > width, else 0.
 
     Args:
@@ -119,7 +119,7 @@ _soft_shrink = elementwise(
 )
 
 
-def soft_shrink(x: Any, /, *, width: float = 0.5) -> Out:
+def soft_shrink(x: Any, /, *, width: Number = 0.5) -> Out:
     """Soft shrinkage, f(x) = sign(x) max(|x| - width, 0).
 
     Args:
@@ -238,7 +238,7 @@ def concat_elu(x: Any, /, *, axis: int = -1) -> Out:
 
 
 def rrelu(
-    x: Any, /, *, key: Array | None = None, lower: float = 1 / 8, upper: float = 1 / 3
+    x: Any, /, *, key: Array | None = None, lower: Number = 1 / 8, upper: Number = 1 / 3
 ) -> Out:
     """Randomized leaky rectifier: a slope from U(lower, upper) for every negative element.
 

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations import _special as sp
-from jaxact.activations._core import as_number, elementwise, pick, ruled
+from jaxact.activations._core import Number, as_number, elementwise, pick, ruled
 
 Out = Float[Array, "..."]
 
@@ -166,7 +166,7 @@ def _penalized_tanh_slope(x: Array, a: float) -> Array:
 _penalized_tanh = elementwise(_penalized_tanh_value, _penalized_tanh_slope)
 
 
-def penalized_tanh(x: Any, /, *, a: float = 0.25) -> Out:
+def penalized_tanh(x: Any, /, *, a: Number = 0.25) -> Out:
     """Penalized tanh, f(x) = tanh(x) for x > 0, else a tanh(x).
 
     Args:
@@ -224,7 +224,7 @@ def _isru_slope(x: Array, alpha: float) -> Array:
 _isru = elementwise(_isru_value, _isru_slope)
 
 
-def isru(x: Any, /, *, alpha: float = 1.0) -> Out:
+def isru(x: Any, /, *, alpha: Number = 1.0) -> Out:
     """Inverse square root unit, f(x) = x / sqrt(1 + alpha x^2).
 
     Args:
@@ -251,7 +251,7 @@ def _isrlu_slope(x: Array, alpha: float) -> Array:
 _isrlu = elementwise(_isrlu_value, _isrlu_slope)
 
 
-def isrlu(x: Any, /, *, alpha: float = 1.0) -> Out:
+def isrlu(x: Any, /, *, alpha: Number = 1.0) -> Out:
     """Inverse square root linear unit, f(x) = x for x > 0, else x / sqrt(1 + alpha x^2).
 
     Args:

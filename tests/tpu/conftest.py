@@ -1,0 +1,54 @@
+"""A TPU v5e that is not here: libtpu's compiler compiles for it, and nothing is run on it."""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, SingleDeviceSharding
+from jax.stages import Compiled
+
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+# Several processes may compile at once: none of them holds a TPU.
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+
+@pytest.fixture(scope="session")
+def tpu_devices() -> list[jax.Device]:
+    """The four chips of a v5e 2x2, for a mesh or one by one; skips where libtpu is absent."""
+    pytest.importorskip("libtpu", reason="libtpu compiles for a TPU (the extra tpu-aot)")
+    from jax.experimental import topologies
+
+    return list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)
+
+
+@pytest.fixture(scope="session")
+def tpu_mesh(tpu_devices) -> Callable[..., Mesh]:
+    """``tpu_mesh(data=2, model=2)``: a mesh of the chips, or of the first few of them."""
+
+    def mesh(**axes: int) -> Mesh:
+        shape = tuple(axes.values())
+        chips = np.asarray(tpu_devices[: math.prod(shape)], dtype=object).reshape(shape)
+        return Mesh(chips, tuple(axes))
+
+    return mesh
+
+
+@pytest.fixture(scope="session")
+def compile_for_tpu(tpu_devices) -> Callable[..., Compiled]:
+    """``compile_for_tpu(f, *arguments, **of_jit)``: f compiled for one chip.
+
+    The arguments are arrays or `jax.ShapeDtypeStruct`; only their shapes and dtypes count. The
+    result has ``cost_analysis()``, ``memory_analysis()`` and ``as_text()``.
+    """
+    chip = SingleDeviceSharding(tpu_devices[0])
+
+    def compile_(f: Callable[..., Any], *arguments: Any, **of_jit: Any) -> Compiled:
+        of_jit = {"in_shardings": chip, "out_shardings": chip, **of_jit}
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
+        return jax.jit(f, **of_jit).lower(*shapes).compile()
+
+    return compile_
