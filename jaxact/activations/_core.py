@@ -44,8 +44,8 @@ def as_number(value: Any, name: str, *, positive: bool = False, minimum: float |
     """A static option as a Python float; ValueError where it is out of range."""
     if isinstance(value, Tracer):
         raise TypeError(
-            f"{name} must be a Python number known at trace time, got a traced value, {value}: make "
-            "it static, or take a function whose parameters are arrays, such as prelu"
+            f"{name} must be a Python number known at trace time, got the traced {value}: "
+            "make it static, or take a function whose parameters are arrays, such as prelu"
         )
     if isinstance(value, bool) or not (
         isinstance(value, numbers.Real)
