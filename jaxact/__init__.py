@@ -1,8 +1,9 @@
 """jaxact: activation functions, residual networks, and rank by depth, in JAX and Flax.
 
 The namespaces are the interface: ``jaxact.activations``, ``jaxact.spectral``, ``jaxact.theory``,
-``jaxact.models``, ``jaxact.analysis``, ``jaxact.training`` and ``jaxact.experiments``. Each is
-imported on first use, so that ``jaxact.activations`` and ``jaxact.spectral`` never load Flax.
+``jaxact.models``, ``jaxact.analysis``, ``jaxact.training``, ``jaxact.io`` and
+``jaxact.experiments``. Each is imported on first use, so that ``jaxact.activations`` and
+``jaxact.spectral`` never load Flax.
 """
 
 import importlib
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from jaxact import activations as activations
     from jaxact import analysis as analysis
     from jaxact import experiments as experiments
+    from jaxact import io as io
     from jaxact import models as models
     from jaxact import spectral as spectral
     from jaxact import theory as theory
@@ -23,6 +25,7 @@ __all__ = [
     "activations",
     "analysis",
     "experiments",
+    "io",
     "models",
     "spectral",
     "theory",

@@ -13,13 +13,14 @@ ROOT = pathlib.Path(jaxact.__file__).parent
 ALLOWED = {
     "activations": set(),
     "spectral": set(),
+    "io": set(),
     "theory": {"activations"},
-    "models": {"activations", "theory"},
-    "analysis": {"spectral"},
+    "models": {"activations", "theory", "io"},
+    "analysis": {"spectral", "io"},
     "training": set(),
-    "experiments": {"activations", "spectral", "theory", "models", "analysis", "training"},
+    "experiments": {"activations", "spectral", "io", "theory", "models", "analysis", "training"},
 }
-WITHOUT_FLAX = ("activations", "spectral", "theory", "analysis")
+WITHOUT_FLAX = ("activations", "spectral", "io", "theory", "analysis")
 
 
 def _imports(path: pathlib.Path) -> set[str]:

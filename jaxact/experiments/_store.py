@@ -2,39 +2,19 @@
 
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import pandas as pd
 
+from jaxact.io import write_whole
+
 
 class StudyError(ValueError):
     """A config or a folder with which a study cannot run; the message is one sentence."""
-
-
-def write_whole(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file so that it is whole or absent, also if the process dies meanwhile.
-
-    Args:
-      path: the file; what stood there is replaced.
-      data: its bytes.
-    """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:

@@ -1,14 +1,11 @@
 """A study's folder: files whole or absent, nothing overwritten, nothing finished redone."""
 
 import json
-import os
-import pathlib
 
 import pandas as pd
 import pytest
 
 from jaxact.experiments import Run, StudyError
-from jaxact.experiments._store import write_whole
 
 CONFIG = {"depths": (1, 2), "norm": "layer"}
 
@@ -64,17 +61,3 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match=r"out: cannot write to .*file/study \(Not a directory\)"):
         Run.open(tmp_path / "file" / "study", CONFIG, resume=False)
-
-
-def test_write_is_whole_or_absent(tmp_path, monkeypatch):
-    path = tmp_path / "result"
-    write_whole(path, b"old")
-
-    def die(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", die)
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(pathlib.Path(tmp_path).iterdir()) == [path]

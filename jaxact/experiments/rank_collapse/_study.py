@@ -21,9 +21,10 @@ from tqdm import tqdm
 from jaxact import analysis, training
 from jaxact.experiments import _cli
 from jaxact.experiments._report import Section, report
-from jaxact.experiments._store import Run, StudyError, manifest, to_parquet, write_whole
+from jaxact.experiments._store import Run, StudyError, manifest, to_parquet
 from jaxact.experiments.rank_collapse import _config, _figures, _programs
 from jaxact.experiments.rank_collapse._config import Cell, RankCollapse
+from jaxact.io import write_whole
 
 DEFINITIONS = {
     "weight": "A weight matrix, outputs by inputs; a convolution's kernel unfolded, outputs by "

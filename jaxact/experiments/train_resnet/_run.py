@@ -15,9 +15,10 @@ import numpy as np
 
 from jaxact import training
 from jaxact.experiments import _cli
-from jaxact.experiments._store import StudyError, manifest, write_whole
+from jaxact.experiments._store import StudyError, manifest
 from jaxact.experiments.train_resnet import _config, _network
 from jaxact.experiments.train_resnet._config import TrainResNet
+from jaxact.io import write_whole
 
 
 class Data(NamedTuple):
