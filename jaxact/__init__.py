@@ -7,6 +7,7 @@ The namespaces are the interface: ``jaxact.activations``, ``jaxact.spectral``, `
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from jaxact import theory as theory
     from jaxact import training as training
 
-__version__ = "0.1.0"
+try:
+    __version__ = importlib.metadata.version("jaxact")
+except importlib.metadata.PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "activations",

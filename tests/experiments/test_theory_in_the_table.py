@@ -49,8 +49,8 @@ class TestThousandBlocks:
     def test_only_the_scaled_branch_keeps_rank(self, table, object_):
         """The first two exponents lie 8 nat apart at L = 1,000, give or take 4 (Newman).
 
-        So a plain network has its energy in one direction to two decimals, while the effective rank,
-        which takes the singular values themselves, still sees the second one in some networks.
+        So a plain network has its energy in one direction to two decimals, while the effective
+        rank, which takes the singular values themselves, still sees the second one in some.
         """
         for placement, energy, values in (("plain", 1.005, 1.5), ("none", 2.0, 4.0)):
             participation = at_last_block(table, object_, "participation_ratio", placement)

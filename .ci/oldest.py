@@ -1,0 +1,11 @@
+"""Prints constraints that pin every dependency to the oldest version that pyproject.toml allows."""
+
+import re
+import tomllib
+
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+extras = project["optional-dependencies"]
+for requirement in [*project["dependencies"], *extras["train"], *extras["test"]]:
+    if match := re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)", requirement):
+        print("==".join(match.groups()))
