@@ -1,22 +1,11 @@
 """Ranks of a spectrum: numbers that say how many directions a matrix really uses."""
 
-import jax
+import math
+
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-
-def _relative(s: Float[Array, "*batch k"], log: bool) -> Float[Array, "*batch k"]:
-    """Singular values over the largest; all zero for a zero matrix."""
-    if s.ndim == 0 or s.shape[-1] == 0:
-        raise ValueError(f"s must have at least one singular value on its last axis; got {s.shape}")
-    largest = jnp.max(s, axis=-1, keepdims=True)
-    if log:
-        zero = jnp.isneginf(s)
-        shift = jnp.where(jnp.isneginf(largest), 0, largest)
-        return jnp.where(zero, 0, jnp.exp(jnp.where(zero, 0, s) - shift))
-    # Powers of two keep the reciprocal of the largest within the normal numbers.
-    shift = jnp.where(largest > 1, 2.0**-20, 2.0**20).astype(s.dtype)
-    return s * shift / jnp.where(largest > 0, largest * shift, 1)
+from jaxact.spectral._spectrum import checked, descending, logarithms, relative
 
 
 def stable_rank(s: Float[Array, "*batch k"], /, *, log: bool = False) -> Float[Array, "*batch"]:
@@ -24,7 +13,7 @@ def stable_rank(s: Float[Array, "*batch k"], /, *, log: bool = False) -> Float[A
 
     Args:
       s: singular values, not negative, in any order; or their natural logarithms with ``log=True``,
-        -inf for an exact zero. Any batch shape; any float dtype.
+        -inf for an exact zero. Any batch shape; any float dtype, float16 and bfloat16 in float32.
       log: whether ``s`` holds logarithms.
 
     Returns:
@@ -41,17 +30,115 @@ def stable_rank(s: Float[Array, "*batch k"], /, *, log: bool = False) -> Float[A
     Reference:
       Rudelson & Vershynin 2007, "Sampling from large matrices", section 1.
     """
-    return jnp.sum(jnp.square(_relative(s, log)), axis=-1)
+    return schatten_rank(s, p=2, log=log)
+
+
+def nuclear_rank(s: Float[Array, "*batch k"], /, *, log: bool = False) -> Float[Array, "*batch"]:
+    r"""Nuclear rank: :math:`\|A\|_* / \|A\|_2 = \sum_i s_i / s_1`.
+
+    For a covariance, whose singular values are its eigenvalues, this is the intrinsic dimension
+    (effective rank in Vershynin's and Bartlett's papers): tr C / ||C||.
+
+    Args:
+      s: as for `stable_rank`.
+      log: whether ``s`` holds logarithms.
+
+    Returns:
+      From 1 to k; 0 for a zero matrix. Differentiable, with finite gradients.
+
+    Raises:
+      ValueError: if ``s`` has no singular values.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(nuclear_rank(jnp.array([2.0, 1.0, 1.0])))
+      2.0
+
+    Reference:
+      Tropp 2015, "An introduction to matrix concentration inequalities", definition 7.1.1.
+    """
+    return schatten_rank(s, p=1, log=log)
+
+
+def schatten_rank(
+    s: Float[Array, "*batch k"], /, *, p: float | int, log: bool = False
+) -> Float[Array, "*batch"]:
+    r"""Schatten rank: :math:`(\|A\|_{S_p} / \|A\|_2)^p = \sum_i (s_i / s_1)^p`.
+
+    p = 1 is the nuclear rank, p = 2 the stable rank; the limit p -> 0 counts nonzero values.
+
+    Args:
+      s: as for `stable_rank`.
+      p: positive and finite. Below 1 the derivative at a singular value of zero is infinite, and
+        taken as 0.
+      log: whether ``s`` holds logarithms.
+
+    Returns:
+      From 1 to k; 0 for a zero matrix. Differentiable, with finite gradients.
+
+    Raises:
+      ValueError: if ``p`` is not positive and finite, or ``s`` has no singular values.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(schatten_rank(jnp.array([4.0, 1.0]), p=0.5))
+      1.5
+
+    Reference:
+      Ipsen & Saibaba 2024, "Stable rank and intrinsic dimension of real and complex matrices".
+    """
+    return jnp.sum(_power(relative(s, log), _positive("p", p)), axis=-1)
+
+
+def schatten_norm(
+    s: Float[Array, "*batch k"], /, *, p: float | int, log: bool = False
+) -> Float[Array, "*batch"]:
+    r"""Schatten norm: :math:`\|A\|_{S_p} = (\sum_i s_i^p)^{1/p}`; its logarithm with ``log=True``.
+
+    p = 1 is the nuclear norm, p = 2 the Frobenius norm, p = infinity the spectral norm.
+
+    Args:
+      s: as for `stable_rank`.
+      p: at least 1, infinity included.
+      log: whether ``s`` holds logarithms; then so does the result, which cannot overflow.
+
+    Returns:
+      The norm, or its natural logarithm (-inf for a zero matrix). Differentiable, with finite
+      gradients: at the zero matrix that of the norm is taken as 1 for every value, a subgradient of
+      the nuclear norm, and that of its logarithm as 0.
+
+    Raises:
+      ValueError: if ``p`` is less than 1, or ``s`` has no singular values.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(schatten_norm(jnp.array([3.0, 4.0]), p=2))
+      5.0
+    """
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1; got {p}")
+    s = checked(s)
+    largest = jnp.max(s, axis=-1)
+    if math.isinf(p):
+        return largest
+    if p == 1 and not log:
+        return jnp.sum(s, axis=-1)
+    total = jnp.sum(_power(relative(s, log), p), axis=-1)
+    if log:
+        zero = jnp.isneginf(largest)
+        finite = jnp.where(zero, 0, largest) + jnp.log(jnp.where(zero, 1, total)) / p
+        return jnp.where(zero, -jnp.inf, finite)
+    positive = largest > 0
+    return largest * jnp.where(positive, jnp.where(positive, total, 1) ** (1 / p), 1)
 
 
 def effective_rank(
-    s: Float[Array, "*batch k"], /, *, log: bool = False, power: int = 1
+    s: Float[Array, "*batch k"], /, *, log: bool = False, power: float | int = 1
 ) -> Float[Array, "*batch"]:
     r"""Effective rank: :math:`\exp(-\sum_i p_i \log p_i)`, :math:`p_i = s_i^q / \sum_j s_j^q`.
 
     Args:
-      s: singular values, not negative, in any order; or their natural logarithms with ``log=True``,
-        -inf for an exact zero. Any batch shape; any float dtype.
+      s: as for `stable_rank`.
       log: whether ``s`` holds logarithms.
       power: q. 1 is the definition of the paper; 2 takes the entropy of the squares, which are
         shares of the squared Frobenius norm. The two differ: say which is meant.
@@ -71,13 +158,7 @@ def effective_rank(
     Reference:
       Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality", def. 1.
     """
-    if power < 1:
-        raise ValueError(f"power must be at least 1; got {power}")
-    weight = _relative(s, log) ** power
-    total = jnp.sum(weight, axis=-1, keepdims=True)
-    p = weight / jnp.where(total > 0, total, 1)
-    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=-1)
-    return jnp.where(total[..., 0] > 0, jnp.exp(entropy), 0)
+    return renyi_rank(s, order=1, log=log, power=power)
 
 
 def participation_ratio(
@@ -86,8 +167,7 @@ def participation_ratio(
     r"""Participation ratio of the squares: :math:`(\sum_i s_i^2)^2 / \sum_i s_i^4`.
 
     Args:
-      s: singular values, not negative, in any order; or their natural logarithms with ``log=True``,
-        -inf for an exact zero. Any batch shape; any float dtype.
+      s: as for `stable_rank`.
       log: whether ``s`` holds logarithms.
 
     Returns:
@@ -105,58 +185,168 @@ def participation_ratio(
       Gao & Ganguli 2015, "On simplicity and complexity in the brave new world of large-scale
       neuroscience", with the eigenvalues of the covariance for s^2.
     """
-    square = jnp.square(_relative(s, log))
-    total = jnp.sum(jnp.square(square), axis=-1)
-    return jnp.square(jnp.sum(square, axis=-1)) / jnp.where(total > 0, total, 1)
+    return renyi_rank(s, order=2, log=log, power=2)
 
 
-def numerical_rank(
-    s: Float[Array, "*batch k"],
-    /,
-    *,
-    log: bool = False,
-    shape: tuple[int, int] | None = None,
-    relative: float | None = None,
-    absolute: float | None = None,
-) -> Int[Array, "*batch"]:
-    r"""Numerical rank: how many singular values exceed a tolerance, strictly.
+def renyi_rank(
+    s: Float[Array, "*batch k"], /, *, order: float | int, log: bool = False, power: float | int = 2
+) -> Float[Array, "*batch"]:
+    r"""Exponential of the Renyi entropy: :math:`(\sum_i p_i^a)^{1/(1-a)}`, p as below.
 
-    One of three tolerances: with ``shape=(m, n)`` NumPy's,
-    :math:`\max(m, n)\,\epsilon\,s_1` with the machine epsilon of the dtype of ``s``; a multiple
-    ``relative`` of s_1; or ``absolute``.
+    With :math:`p_i = s_i^q / \sum_j s_j^q`, order a = 1 is the `effective_rank`, (a, q) = (2, 2)
+    the `participation_ratio`, (infinity, 2) the `stable_rank`, (1/2, 2) the ratio
+    :math:`\|A\|_*^2 / \|A\|_F^2`, and a = 0 counts the nonzero values. It falls as a grows.
 
     Args:
-      s: singular values, not negative, in any order; or their natural logarithms with ``log=True``,
-        -inf for an exact zero. Any batch shape; any float dtype.
+      s: as for `stable_rank`.
+      order: a, not negative; infinity included.
       log: whether ``s`` holds logarithms.
-      shape: (m, n) of the matrices.
-      relative: from 0 to 1.
-      absolute: not negative.
+      power: q, at least 1.
 
     Returns:
-      int32, from 0 to k; 0 for a zero matrix. It is constant almost everywhere: no gradient.
+      From 1 to k; 0 for a zero matrix. Differentiable; where the derivative at a singular value of
+      zero is infinite, the gradient is taken as 0.
 
     Raises:
-      ValueError: if not exactly one tolerance is given or it is out of range, or ``s`` has no
-        singular values.
+      ValueError: if ``order`` is negative or ``power`` less than 1, or ``s`` has no singular
+        values.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> int(numerical_rank(jnp.array([1.0, 1e-3, 1e-9]), shape=(3, 3)))
-      2
+      >>> [float(renyi_rank(jnp.array([1.0, 1.0, 0.0]), order=a)) for a in (0, 2, float("inf"))]
+      [2.0, 2.0, 2.0]
+
+    Reference:
+      Renyi 1961, "On measures of entropy and information", eq. 1.21.
     """
-    if sum(option is not None for option in (shape, relative, absolute)) != 1:
-        raise ValueError(
-            "exactly one of shape, relative and absolute must be given; got "
-            f"shape={shape}, relative={relative}, absolute={absolute}"
-        )
-    s = jax.lax.stop_gradient(s)
-    if absolute is not None:
-        if absolute < 0:
-            raise ValueError(f"absolute must not be negative; got {absolute}")
-        bound = jnp.log(jnp.asarray(absolute, s.dtype)) if log else jnp.asarray(absolute, s.dtype)
-        return jnp.sum((s > bound).astype(jnp.int32), axis=-1)
-    tolerance = relative if shape is None else max(shape) * float(jnp.finfo(s.dtype).eps)
-    if tolerance is None or not 0 <= tolerance <= 1:
-        raise ValueError(f"relative must be from 0 to 1; got {relative} (shape {shape})")
-    return jnp.sum((_relative(s, log) > tolerance).astype(jnp.int32), axis=-1)
+    if not order >= 0:
+        raise ValueError(f"order must be at least 0; got {order}")
+    if not power >= 1:
+        raise ValueError(f"power must be at least 1; got {power}")
+    weight = _power(relative(s, log), power)
+    total = jnp.sum(weight, axis=-1)
+    if math.isinf(order):
+        return total
+    if order == 2:
+        square = jnp.sum(jnp.square(weight), axis=-1)
+        return jnp.square(total) / jnp.where(square > 0, square, 1)
+    p = weight / jnp.where(total > 0, total, 1)[..., None]
+    if order == 1:
+        entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=-1)
+    else:
+        moment = jnp.sum(_power(p, order), axis=-1)
+        entropy = jnp.log(jnp.where(total > 0, moment, 1)) / (1 - order)
+    return jnp.where(total > 0, jnp.exp(entropy), 0)
+
+
+def rankme(
+    s: Float[Array, "*batch k"], /, *, log: bool = False, epsilon: float | int = 1e-7
+) -> Float[Array, "*batch"]:
+    r"""RankMe: :math:`\exp(-\sum_i p_i \log p_i)`, :math:`p_i = s_i / \sum_j s_j + \epsilon`.
+
+    The effective rank of a matrix of embeddings (examples by features), with the paper's epsilon,
+    which lets every zero value count a little: it exceeds k by a factor of up to 1 + 1e-6 k.
+
+    Args:
+      s: as for `stable_rank`.
+      log: whether ``s`` holds logarithms.
+      epsilon: not negative; the paper's is for float32.
+
+    Returns:
+      At least 1; 0 for a zero matrix. Differentiable, with finite gradients.
+
+    Raises:
+      ValueError: if ``epsilon`` is negative, or ``s`` has no singular values.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> round(float(rankme(jnp.ones(4))), 4)
+      4.0
+
+    Reference:
+      Garrido et al. 2023, "RankMe: assessing the downstream performance of pretrained
+      self-supervised representations by their rank", eq. 1.
+    """
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon must be at least 0; got {epsilon}")
+    weight = relative(s, log)
+    total = jnp.sum(weight, axis=-1)
+    p = weight / jnp.where(total > 0, total, 1)[..., None] + epsilon
+    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=-1)
+    return jnp.where(total > 0, jnp.exp(entropy), 0)
+
+
+def condition_number(
+    s: Float[Array, "*batch k"], /, *, log: bool = False
+) -> Float[Array, "*batch"]:
+    r"""Condition number: :math:`s_1 / s_k`; its logarithm with ``log=True``.
+
+    Args:
+      s: as for `stable_rank`: all min(m, n) values, or the answer is that of the values given.
+      log: whether ``s`` holds logarithms; then so does the result, which cannot overflow.
+
+    Returns:
+      At least 1 (0 as a logarithm); infinity where the smallest value is an exact zero, with zero
+      gradient.
+
+    Raises:
+      ValueError: if ``s`` has no singular values.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(condition_number(jnp.array([8.0, 2.0])))
+      4.0
+    """
+    s = checked(s)
+    largest, smallest = jnp.max(s, axis=-1), jnp.min(s, axis=-1)
+    zero = jnp.isneginf(smallest) if log else smallest <= 0
+    if log:
+        return jnp.where(zero, jnp.inf, jnp.where(zero, 0, largest) - jnp.where(zero, 0, smallest))
+    return jnp.where(zero, jnp.inf, jnp.where(zero, 1, largest) / jnp.where(zero, 1, smallest))
+
+
+def spectral_gap(
+    s: Float[Array, "*batch k"], /, *, index: int = 1, log: bool = False
+) -> Float[Array, "*batch"]:
+    r"""Relative spectral gap after the i-th value: :math:`1 - s_{i+1} / s_i`.
+
+    Args:
+      s: as for `stable_rank`.
+      index: i, from 1 to k - 1; 1 sets the largest value apart from the rest.
+      log: whether ``s`` holds logarithms.
+
+    Returns:
+      From 0 (a tie) to 1 (the rest are zero); 0 where both are zero. Differentiable, with finite
+      gradients.
+
+    Raises:
+      ValueError: if ``index`` is out of range or ``s`` has fewer than two values.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> round(float(spectral_gap(jnp.array([4.0, 3.0, 1.0]))), 6)
+      0.25
+    """
+    s = checked(s, 2)
+    if not 1 <= index < s.shape[-1]:
+        raise ValueError(f"index must be from 1 to {s.shape[-1] - 1}; got {index}")
+    ordered = descending(logarithms(s, log))
+    above, below = ordered[..., index - 1], ordered[..., index]
+    finite = jnp.isfinite(below)
+    difference = jnp.where(finite, below, 0) - jnp.where(finite, above, 0)
+    return jnp.where(finite, -jnp.expm1(difference), jnp.where(jnp.isneginf(above), 0, 1))
+
+
+def _positive(name: str, value: float | int) -> float | int:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be positive and finite; got {value}")
+    return value
+
+
+def _power(ratio: Array, p: float | int) -> Array:
+    """ratio^p, of values from 0 to 1, with a zero gradient at zero."""
+    if p == 1:
+        return ratio
+    if p == 2:
+        return jnp.square(ratio)
+    return jnp.where(ratio > 0, jnp.where(ratio > 0, ratio, 1) ** p, 0)

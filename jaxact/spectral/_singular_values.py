@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from jaxact.spectral._spectrum import widen
+
 ASPECT = 1.5
 """From this ratio of sides on, reducing a matrix by QR first is faster than its SVD alone."""
 
@@ -14,7 +16,8 @@ def singular_values(a: Inexact[Array, "*batch m n"], /) -> Float[Array, "*batch 
     Matrices whose sides differ by a factor of 1.5 or more are reduced to a square factor by QR.
 
     Args:
-      a: real or complex matrices, any batch shape.
+      a: real or complex matrices, any batch shape; float16 and bfloat16 are decomposed, and
+        answered, in float32.
 
     Returns:
       Real singular values in descending order. The derivative is
@@ -31,6 +34,7 @@ def singular_values(a: Inexact[Array, "*batch m n"], /) -> Float[Array, "*batch 
     """
     if a.ndim < 2 or 0 in a.shape[-2:]:
         raise ValueError(f"a must be matrices (..., m, n) with m and n at least 1; got {a.shape}")
+    a = widen(a)
     return _tall(jnp.swapaxes(a, -1, -2) if a.shape[-2] < a.shape[-1] else a)
 
 

@@ -14,6 +14,12 @@ RANKS = {
     "effective_rank": spectral.effective_rank,
     "effective_rank of squares": lambda s, **o: spectral.effective_rank(s, power=2, **o),
     "participation_ratio": spectral.participation_ratio,
+    "nuclear_rank": spectral.nuclear_rank,
+    "schatten_rank 3": lambda s, **o: spectral.schatten_rank(s, p=3, **o),
+    "renyi_rank 1/2": lambda s, **o: spectral.renyi_rank(s, order=0.5, **o),
+    "renyi_rank 3": lambda s, **o: spectral.renyi_rank(s, order=3, power=1, **o),
+    "renyi_rank inf": lambda s, **o: spectral.renyi_rank(s, order=np.inf, **o),
+    "rankme": spectral.rankme,
 }
 
 
@@ -22,6 +28,19 @@ def reference(name, s):
     with mp.workdps(40):
         s = [mp.mpf(float(v)) for v in s]
         squares = [v**2 for v in s]
+        if name == "nuclear_rank":
+            return float(sum(s) / max(s))
+        if name == "schatten_rank 3":
+            return float(sum(v**3 for v in s) / max(s) ** 3)
+        if name == "renyi_rank 1/2":
+            return float(sum(s) ** 2 / sum(squares))
+        if name == "renyi_rank 3":
+            return float((sum(v**3 for v in s) / sum(s) ** 3) ** mp.mpf(-0.5))
+        if name == "renyi_rank inf":
+            return float(sum(squares) / max(squares))
+        if name == "rankme":
+            shares = [v / sum(s) + mp.mpf("1e-7") for v in s]
+            return float(mp.exp(-sum(p * mp.log(p) for p in shares)))
         if name == "stable_rank":
             return float(sum(squares) / max(squares))
         if name == "participation_ratio":
@@ -90,36 +109,90 @@ class TestRealRanks:
             RANKS[name](jnp.zeros((3, 0)))
 
 
-class TestNumericalRank:
-    def test_is_numpys(self):
-        rng = np.random.default_rng(0)
-        for rank in (0, 1, 4, 6):
-            a = (rng.normal(size=(9, rank)) @ rng.normal(size=(rank, 6))).astype(np.float32)
-            s = spectral.singular_values(jnp.asarray(a))
-            assert spectral.numerical_rank(s, shape=a.shape) == np.linalg.matrix_rank(a) == rank
-
-    def test_tolerances_are_strict(self):
-        s = jnp.array([4.0, 2.0, 1.0, 0.0])
-        assert spectral.numerical_rank(s, relative=0.25) == 2
-        assert spectral.numerical_rank(s, relative=0.0) == 3
-        assert spectral.numerical_rank(s, absolute=1.0) == 2
-        logs = jnp.log(s)
-        assert spectral.numerical_rank(logs, log=True, relative=0.2) == 3
-        assert spectral.numerical_rank(logs, log=True, absolute=0.0) == 3
-        assert spectral.numerical_rank(jnp.zeros(3), shape=(3, 3)) == 0
-
-    @pytest.mark.parametrize(
-        "options",
-        [{}, {"relative": 0.1, "absolute": 0.1}, {"relative": 1.5}, {"absolute": -1.0}],
-    )
-    def test_bad_tolerances(self, options):
-        with pytest.raises(ValueError, match=r"exactly one of|must"):
-            spectral.numerical_rank(jnp.ones(3), **options)
-
-
 def test_bad_power():
     with pytest.raises(ValueError, match="power must be at least 1; got 0"):
         spectral.effective_rank(jnp.ones(3), power=0)
+
+
+class TestNorms:
+    @pytest.mark.parametrize("p", [1, 1.5, 2, 7, np.inf])
+    @pytest.mark.parametrize("spectrum", SPECTRA)
+    def test_schatten_norm(self, p, spectrum):
+        s = SPECTRA[spectrum].astype(np.float32)
+        with mp.workdps(40):
+            exact = [mp.mpf(float(v)) for v in s]
+            norm = max(exact) if np.isinf(p) else sum(v**p for v in exact) ** (1 / mp.mpf(p))
+            log_norm = float(mp.log(norm))
+        expected = float(norm)
+        if expected < 3e38:
+            np.testing.assert_allclose(
+                spectral.schatten_norm(jnp.asarray(s), p=p), expected, rtol=1e-6
+            )
+        logs = jnp.log(jnp.asarray(s)) + 9e3
+        found = spectral.schatten_norm(logs, p=p, log=True)
+        np.testing.assert_allclose(found - 9e3, log_norm, atol=2e-3)
+
+    @pytest.mark.parametrize("p", [1, 2, 3, np.inf])
+    @pytest.mark.parametrize("log", [False, True])
+    def test_gradient_at_the_zero_matrix(self, p, log):
+        zero = jnp.full(3, -jnp.inf if log else 0.0)
+        gradient = jax.grad(lambda s: spectral.schatten_norm(s, p=p, log=log))(zero)
+        chex.assert_tree_all_finite(gradient)
+
+    def test_condition_number(self):
+        s = jnp.array([[2.0, 8.0, 1.0], [1.0, 0.0, 3.0]])
+        np.testing.assert_allclose(spectral.condition_number(s), [8, np.inf])
+        logs = jnp.array([1e4, -1e4])
+        assert spectral.condition_number(logs, log=True) == 2e4
+        for log in (False, True):
+            for s in ([3.0, 1.0], [1.0, 0.0], [0.0, 0.0], [2.0, 2.0]):
+                s = jnp.log(jnp.array(s)) if log else jnp.array(s)
+                chex.assert_tree_all_finite(
+                    jax.grad(lambda s, log=log: spectral.condition_number(s, log=log))(s)
+                )
+
+    def test_spectral_gap(self):
+        s = jnp.array([1.0, 4.0, 3.0, 0.0])
+        for index, expected in ((1, 0.25), (2, 2 / 3), (3, 1.0)):
+            np.testing.assert_allclose(spectral.spectral_gap(s, index=index), expected, rtol=1e-6)
+            np.testing.assert_allclose(
+                spectral.spectral_gap(jnp.log(s), index=index, log=True), expected, rtol=1e-6
+            )
+        assert spectral.spectral_gap(jnp.zeros(2)) == 0
+        np.testing.assert_allclose(
+            spectral.spectral_gap(jnp.array([1e4, 9999.0]), log=True), 1 - np.exp(-1), rtol=1e-6
+        )
+        for s in (jnp.zeros(3), jnp.ones(3), jnp.array([1.0, 0.0, 0.0])):
+            chex.assert_tree_all_finite(jax.grad(spectral.spectral_gap)(s))
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: spectral.schatten_norm(jnp.ones(3), p=0.5), "p must be at least 1; got 0.5"),
+            (lambda: spectral.schatten_rank(jnp.ones(3), p=0), "p must be positive"),
+            (lambda: spectral.renyi_rank(jnp.ones(3), order=-1), "order must be at least 0"),
+            (lambda: spectral.rankme(jnp.ones(3), epsilon=-1.0), "epsilon must be at least 0"),
+            (lambda: spectral.spectral_gap(jnp.ones(1)), "at least two singular values"),
+            (lambda: spectral.spectral_gap(jnp.ones(3), index=3), "index must be from 1 to 2"),
+        ],
+    )
+    def test_bad_options(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_measured_in_float32(dtype):
+    s = jnp.array([300.0, 200.0, 100.0, 1e-3], dtype)
+    for rank in RANKS.values():
+        assert rank(s).dtype == jnp.float32
+        np.testing.assert_allclose(rank(s), rank(s.astype(jnp.float32)), rtol=1e-6)
+    a = jax.random.normal(jax.random.key(0), (4, 6), dtype)
+    exact = np.linalg.svd(np.asarray(a, np.float64), compute_uv=False)
+    np.testing.assert_allclose(spectral.singular_values(a), exact, rtol=1e-5)
+    # NumPy's tolerance is that of the dtype that the values came in.
+    assert spectral.numerical_rank(s, shape=(4, 4)) == 3
+    assert spectral.numerical_rank(s.astype(jnp.float32), shape=(4, 4)) == 4
 
 
 class TestSingularValues:
