@@ -1,6 +1,6 @@
 """A network as a chain of pure functions: the one view of it that every measurement takes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,12 +40,16 @@ def as_chain(network: Any) -> Chain:
         * a `Chain`, returned as it is;
         * an object with a method ``segments()`` that returns tuples
           ``(name, apply, params, depth)``, such as every network of `jaxact.models`;
-        * a sequence of such tuples;
-        * a sequence of functions ``x -> y``, one a layer (Linen, Equinox, Haiku or plain);
-        * one function ``x -> y``.
+        * a sequence whose items are such tuples, functions ``x -> y``, Flax NNX or Equinox modules
+          (pytrees that can be called), or pairs ``(module, variables)`` of Flax Linen;
+        * a ``Sequential`` of NNX, Equinox, or (with its variables, as a pair) Linen: one layer for
+          each of its layers;
+        * one function, module or pair.
 
     Returns:
-      The chain. Functions become segments named ``layer_1``, ``layer_2``, ... without parameters.
+      The chain. Layers become segments named ``layer_1``, ``layer_2``, ...; the arrays of a module
+      are the segment's parameters, a function has none. What a module writes to its own state
+      while it is called (batch statistics, say) is dropped.
 
     Raises:
       TypeError: if ``network`` is none of these.
@@ -60,18 +64,58 @@ def as_chain(network: Any) -> Chain:
     if isinstance(network, Chain):
         return network
     if hasattr(network, "segments"):
-        network = network.segments()
+        items = network.segments()
+    elif _is_linen(network):
+        items = _linen_layers(*network)
+    elif _is_sequential(network):
+        items = network.layers
     elif callable(network):
-        network = [network]
-    if not isinstance(network, Sequence):
+        items = [network]
+    else:
+        items = network
+    if not isinstance(items, Sequence) or isinstance(items, str):
         raise TypeError(
-            "network must be a chain, an object with a method segments(), a function x -> y or a "
-            f"sequence of layer functions; got {type(network).__name__}"
+            "network must be a chain, an object with a method segments(), a function x -> y, a "
+            "module, a pair (Linen module, variables) or a sequence of layers; "
+            f"got {type(network).__name__}"
         )
-    segments = tuple(_segment(item, number) for number, item in enumerate(network, start=1))
+    segments = tuple(_segment(item, number) for number, item in enumerate(items, start=1))
     if not segments:
         raise ValueError("network must have at least one layer; got none")
     return Chain(segments)
+
+
+def _is_sequential(network: Any) -> bool:
+    return type(network).__name__ == "Sequential" and isinstance(network.layers, Sequence)
+
+
+def _is_linen(item: Any) -> bool:
+    return (
+        isinstance(item, tuple)
+        and len(item) == 2
+        and hasattr(item[0], "apply")
+        and isinstance(item[1], Mapping)
+    )
+
+
+def _linen_layers(module: Any, variables: Mapping[str, Any]) -> list[Any]:
+    """The layers of a Linen ``Sequential``, each with its share of the variables; else the pair."""
+    if not _is_sequential(module):
+        return [(module, variables)]
+    layers: list[Any] = []
+    for number, layer in enumerate(module.layers):
+        if hasattr(layer, "apply"):
+            name = f"layers_{number}"
+            layers.append((layer, {c: v[name] for c, v in variables.items() if name in v}))
+        else:
+            layers.append(layer)
+    return layers
+
+
+def _call(module: Any, x: Any) -> Any:
+    """A module on a batch; a fresh copy is called, so that what it writes to itself is dropped."""
+    leaves, structure = jax.tree.flatten(module)
+    return jax.tree.unflatten(structure, leaves)(x)
 
 
 def _segment(item: Any, number: int) -> Segment:
@@ -85,11 +129,17 @@ def _segment(item: Any, number: int) -> Segment:
                     f"{jax.tree_util.keystr(path)} has shape {leaf.shape}"
                 )
         return segment
+    name = f"layer_{number}"
+    if _is_linen(item):
+        module, variables = item
+        return Segment(name, lambda v, x: module.apply(v, x), variables, None)
     if callable(item):
-        return Segment(f"layer_{number}", lambda params, x: item(x), (), None)
+        if jax.tree_util.all_leaves([item]):
+            return Segment(name, lambda params, x: item(x), (), None)
+        return Segment(name, _call, item, None)
     raise TypeError(
-        f"layer {number} must be a function x -> y or a tuple (name, apply, params, depth); "
-        f"got {type(item).__name__}"
+        f"layer {number} must be a function x -> y, a module, a pair (Linen module, variables) or "
+        f"a tuple (name, apply, params, depth); got {type(item).__name__}"
     )
 
 
@@ -103,19 +153,27 @@ def run(chain: Chain, x: PyTree[Array]) -> PyTree[Array]:
     Returns:
       The last segment's output.
     """
-    return scan_layers(chain, lambda layer, h: (layer(h), None), x)[0]
+    return scan_layers(chain, lambda layer, h, _: (layer(h), None), x)[0]
 
 
 def scan_layers(
-    chain: Chain, visit: Callable[[Callable[[Any], Any], Any], tuple[Any, Any]], carry: Any
+    chain: Chain,
+    visit: Callable[[Callable[[Any], Any], Any, Any], tuple[Any, Any]],
+    carry: Any,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    reverse: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
     """Visits every layer in order, in one `lax.scan` per stacked segment.
 
     Args:
       chain: a network, from `as_chain`.
-      visit: ``visit(layer, carry) -> (carry, out)``, where ``layer`` is the function ``x -> y`` of
-        the layer visited. The carry's shape may change from segment to segment only.
+      visit: ``visit(layer, carry, input) -> (carry, out)``, where ``layer`` is the function
+        ``x -> y`` of the layer visited. The carry's shape may change from segment to segment only.
       carry: what the first visit is given.
+      inputs: by segment name what else each visit is given, with a leading layer axis; a visit
+        is given None by default.
+      reverse: whether to begin with the last layer.
 
     Returns:
       The last carry, and by segment name what the visits put out, with a leading layer axis.
@@ -123,20 +181,26 @@ def scan_layers(
     Raises:
       ValueError: if two segments have one name.
     """
-    outs: dict[str, Any] = {}
-    for segment in chain.segments:
-        if segment.name in outs:
-            raise ValueError(f"segments must have different names; {segment.name!r} occurs twice")
+    names = [segment.name for segment in chain.segments]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"segments must have different names; {name!r} occurs twice")
+    outs: dict[str, Any] = dict.fromkeys(names)
+    for segment in reversed(chain.segments) if reverse else chain.segments:
         apply = segment.apply
 
-        def step(carry, params, apply=apply):
-            return visit(lambda h: apply(params, h), carry)
+        def step(carry, layer, apply=apply):
+            params, extra = layer
+            return visit(lambda h: apply(params, h), carry, extra)
 
+        extra = None if inputs is None else inputs[segment.name]
         if segment.depth is None:
-            carry, out = step(carry, segment.params)
+            carry, out = step(carry, (segment.params, jax.tree.map(lambda leaf: leaf[0], extra)))
             outs[segment.name] = jax.tree.map(lambda leaf: leaf[None], out)
         else:
-            carry, outs[segment.name] = lax.scan(step, carry, segment.params)
+            carry, outs[segment.name] = lax.scan(
+                step, carry, (segment.params, extra), reverse=reverse
+            )
     return carry, outs
 
 

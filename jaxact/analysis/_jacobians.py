@@ -50,7 +50,7 @@ def input_jacobians(
     rounding = 4 * k**0.5 * float(jnp.finfo(flat.dtype).eps)
     share = rounding if tolerance is None else tolerance
 
-    def visit(layer, carry):
+    def visit(layer, carry, _):
         h, product = carry
         flat, unravel = ravel_example(h)
 

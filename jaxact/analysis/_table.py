@@ -1,11 +1,29 @@
 """From arrays to one tidy table: a row for each measurement."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+from jaxact.analysis._measurement import Measurement
+
+COLUMNS = (
+    "object",
+    "layer",
+    "name",
+    "quantity",
+    "index",
+    "value",
+    "standard_error",
+    "tolerance",
+    "centring",
+    "dtype",
+    "rows",
+    "columns",
+    "definition",
+)
 
 
 def tidy(
@@ -42,3 +60,72 @@ def tidy(
     }
     rows = {**dict.fromkeys(constants), **columns, "value": values.ravel()}
     return pd.DataFrame(rows).assign(**constants)
+
+
+def table(measurements: Iterable[Measurement] | Mapping[str, Measurement], /) -> pd.DataFrame:
+    """Measurements as one tidy table, a row for each number, ready for parquet.
+
+    Args:
+      measurements: from any function of `jaxact.analysis`, of different objects if need be.
+
+    Returns:
+      A frame with the columns object, layer (from 1), name, quantity, index (from 1 where a layer
+      has several values, else 0), value (float64), standard_error and tolerance (missing where
+      there is none), centring, dtype, rows, columns (0 where the object is no matrix) and
+      definition. Layers that are not valid have no row, except for ``non_finite``, which says why.
+      No value is NaN.
+
+    Raises:
+      ValueError: if a value that should be valid is NaN, with the layer and quantity.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxact.analysis import measure_matrices
+      >>> frame = table(measure_matrices({"fc": np.eye(3), "broken": np.full((2, 2), np.nan)}))
+      >>> frame[["name", "quantity", "value"]].query("quantity == 'non_finite'")
+            name    quantity  value
+      7       fc  non_finite    0.0
+      8   broken  non_finite    4.0
+    """
+    if isinstance(measurements, Mapping):
+        measurements = measurements.values()
+    frames = [_rows(m) for m in measurements]
+    if not frames:
+        return pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _rows(m: Measurement) -> pd.DataFrame:
+    value = np.asarray(m.value, np.float64)
+    valid = np.asarray(m.valid)
+    for name, entries, ok in zip(m.layers, value, valid, strict=True):
+        if ok and np.isnan(entries).any():
+            raise ValueError(f"{m.quantity} of {m.object} {name!r} is NaN")
+    layers = len(m.layers)
+    value = value.reshape(layers, -1)
+    entries = value.shape[1]
+    error = np.full(value.shape, np.nan) if m.standard_error is None else m.standard_error
+    tolerance = np.full(layers, np.nan) if m.tolerance is None else m.tolerance
+    shapes = np.zeros((layers, 2), np.int64) if m.shapes is None else np.asarray(m.shapes)
+
+    def each(column: Any) -> np.ndarray:
+        return np.repeat(np.asarray(column), entries)
+
+    frame = pd.DataFrame(
+        {
+            "object": m.object,
+            "layer": each(np.arange(1, layers + 1, dtype=np.int32)),
+            "name": each(m.layers),
+            "quantity": m.quantity,
+            "index": np.tile(np.arange(entries, dtype=np.int32) + (entries > 1), layers),
+            "value": value.ravel(),
+            "standard_error": np.asarray(error, np.float64).ravel(),
+            "tolerance": each(np.asarray(tolerance, np.float64)),
+            "centring": m.centring,
+            "dtype": m.dtype,
+            "rows": each(shapes[:, 0]),
+            "columns": each(shapes[:, 1]),
+            "definition": m.definition,
+        }
+    )
+    return frame.loc[each(valid)]

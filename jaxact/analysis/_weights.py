@@ -1,10 +1,20 @@
-"""Weight matrices of a network, by layer."""
+"""Weight matrices: of a network by layer, of a checkpoint by name, and what is measured on them."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from jaxact import spectral
 from jaxact.analysis._chain import Chain
+from jaxact.analysis._measurement import Measurement, concatenate, measure_spectrum, select
+from jaxact.analysis._singularities import ELIMINATED, eliminated
+
+LAYOUTS = ("hwio", "oihw")
 
 
 def unfold(kernel: Float[Array, "*batch i o"] | Float[Array, "*batch h w i o"], ndim: int) -> Array:
@@ -25,8 +35,8 @@ def unfold(kernel: Float[Array, "*batch i o"] | Float[Array, "*batch h w i o"], 
 def weight_matrices(chain: Chain) -> dict[str, dict[str, Float[Array, "layer o i"]]]:
     """Every weight matrix of a network.
 
-    A leaf is a weight if one layer's share of it has two axes (a dense kernel) or four (a
-    convolution's, taken unfolded).
+    A leaf is a weight if it is of floats and one layer's share of it has two axes (a dense kernel)
+    or four (a convolution's, taken unfolded).
 
     Args:
       chain: a network, from `as_chain`.
@@ -40,8 +50,166 @@ def weight_matrices(chain: Chain) -> dict[str, dict[str, Float[Array, "layer o i
         stacks = found.setdefault(segment.name, {})
         for path, leaf in jax.tree_util.tree_leaves_with_path(segment.params):
             stacked = leaf[None] if segment.depth is None else leaf
-            if stacked.ndim in (3, 5):
+            if stacked.ndim in (3, 5) and jnp.issubdtype(stacked.dtype, jnp.floating):
                 stacks[jax.tree_util.keystr(path, simple=True, separator=".")] = unfold(
                     stacked, stacked.ndim - 1
                 )
     return found
+
+
+def as_matrices(source: Any, /, *, layout: str = "hwio") -> dict[str, np.ndarray]:
+    """Matrices by name, from whatever holds them.
+
+    Args:
+      source: one of
+
+        * a `Chain`: its weight matrices;
+        * a mapping from names to arrays, such as a checkpoint's (floats of two axes are matrices,
+          of three to five axes convolution kernels, taken unfolded; all else is left out);
+        * a stack (layers, m, n);
+        * a sequence of matrices, whose shapes may differ.
+      layout: of convolution kernels in a mapping: ``"hwio"`` (Flax: space, inputs, outputs) or
+        ``"oihw"`` (PyTorch and ONNX: outputs, inputs, space). It also says which axis of a dense
+        weight counts the outputs: the last, or the first.
+
+    Returns:
+      By name, in the order of the source, matrices (outputs, inputs).
+
+    Raises:
+      TypeError: if ``source`` is none of these, or holds something that is not an array of numbers.
+      ValueError: if ``layout`` is unknown, an item of a sequence is not a matrix, a matrix is
+        empty, or there is none.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
+    if isinstance(source, Chain):
+        found = {}
+        for segment, stacks in weight_matrices(source).items():
+            for path, stack in stacks.items():
+                name = ".".join(part for part in (segment, path) if part)
+                for number, matrix in enumerate(np.asarray(stack), start=1):
+                    found[f"{name}.{number}" if len(stack) > 1 else name] = matrix
+    elif isinstance(source, Mapping):
+        found = {}
+        for name, value in source.items():
+            array = _numbers(name, value)
+            if 2 <= array.ndim <= 5 and _is_float(array):
+                found[str(name)] = _outputs_first(array, layout)
+    elif isinstance(source, Sequence) or hasattr(source, "ndim"):
+        found = {}
+        for number, value in enumerate(source, start=1):
+            array = _numbers(f"layer_{number}", value)
+            if array.ndim != 2 or not _is_float(array):
+                raise ValueError(
+                    f"layer_{number} must be a matrix of floats; got shape {array.shape}, "
+                    f"dtype {array.dtype}"
+                )
+            found[f"layer_{number}"] = array
+    else:
+        raise TypeError(
+            "source must be a chain, a mapping of arrays, a stack or a sequence of matrices; got "
+            f"{type(source).__name__}"
+        )
+    for name, matrix in found.items():
+        if 0 in matrix.shape:
+            raise ValueError(f"{name} must not be empty; got shape {matrix.shape}")
+    if not found:
+        raise ValueError("source must hold at least one matrix of floats; it holds none")
+    return found
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
+
+
+def _numbers(name: object, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype == object or array.dtype.kind in "US":
+        raise TypeError(f"{name} must be an array of numbers; got {type(value).__name__}")
+    return array
+
+
+def _outputs_first(kernel: np.ndarray, layout: str) -> np.ndarray:
+    if layout == "hwio":
+        kernel = np.moveaxis(kernel, -1, 0)
+    return kernel.reshape(len(kernel), -1)
+
+
+def measure_matrices(
+    source: Any,
+    /,
+    *,
+    object: str = "weight",
+    layout: str = "hwio",
+    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+) -> dict[str, Measurement]:
+    """Every rank and norm of every matrix, whatever holds them.
+
+    Matrices of equal shape are measured as one batch; half precision is widened to float32.
+
+    Args:
+      source: as `as_matrices` takes it.
+      object: what the matrices are.
+      layout: see `as_matrices`.
+      progress: wraps the sequence of batches, as tqdm does.
+
+    Returns:
+      By quantity a `Measurement` over all matrices, in the order of the source: what
+      `measure_spectrum` gives, ``eliminated_outputs`` (rows of no size, see `eliminated`), and
+      ``non_finite``, how many entries are NaN or infinite. A matrix with such entries is named
+      there and not valid; the rest is measured all the same.
+
+    Raises:
+      TypeError, ValueError: as `as_matrices`.
+
+    Example:
+      >>> import numpy as np
+      >>> found = measure_matrices([np.eye(3), np.zeros((2, 3)), np.full((2, 2), np.nan)])
+      >>> found["numerical_rank"].value.tolist(), found["non_finite"].value.tolist()
+      ([3, 0, 0], [0, 0, 4])
+    """
+    matrices = as_matrices(source, layout=layout)
+    groups: dict[tuple[tuple[int, ...], Any], list[str]] = {}
+    for name, matrix in matrices.items():
+        dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(matrix.dtype), jnp.float32)
+        groups.setdefault((matrix.shape, dtype), []).append(name)
+    parts: dict[str, list[Measurement]] = {}
+    for (_, dtype), names in progress(list(groups.items())):
+        stack = jnp.stack([jnp.asarray(matrices[name], dtype) for name in names])
+        for quantity, measurement in _measure_stack(stack, object, tuple(names)).items():
+            parts.setdefault(quantity, []).append(measurement)
+    return {quantity: select(concatenate(part), list(matrices)) for quantity, part in parts.items()}
+
+
+def _measure_stack(stack: Array, object: str, names: tuple[str, ...]) -> dict[str, Measurement]:
+    s, missing, rows = _observe(stack)
+    shape = (stack.shape[1], stack.shape[2])
+    found = measure_spectrum(s, shape=shape, object=object, layers=names)
+    # A matrix that is not finite was measured as zeros.
+    found = {k: dataclasses.replace(m, valid=missing == 0) for k, m in found.items()}
+    common = dataclasses.replace(found["stable_rank"], tolerance=None)
+    return found | {
+        "eliminated_outputs": dataclasses.replace(
+            common,
+            value=jnp.where(missing == 0, rows, 0),
+            tolerance=jnp.full(len(names), ELIMINATED, stack.dtype),
+            quantity="eliminated_outputs",
+            definition="rows of norm at most tolerance times the root mean square norm of the rows",
+        ),
+        "non_finite": dataclasses.replace(
+            common,
+            value=missing,
+            valid=jnp.ones(len(names), bool),
+            quantity="non_finite",
+            definition="entries that are NaN or infinite",
+        ),
+    }
+
+
+@jax.jit
+def _observe(stack: Float[Array, "layer m n"]) -> tuple[Array, Array, Array]:
+    finite = jnp.isfinite(stack)
+    missing = jnp.sum((~finite).astype(jnp.int32), axis=(1, 2))
+    clean = jnp.where(missing[:, None, None] == 0, stack, 0)
+    rows = jnp.sum(eliminated(clean).astype(jnp.int32), axis=-1)
+    return spectral.singular_values(clean), missing, rows

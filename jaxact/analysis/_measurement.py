@@ -1,0 +1,203 @@
+"""What a measured number is: its value beside what is needed to read it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from jaxact import spectral
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One quantity of one kind of object, by layer: a pytree whose leaves are arrays.
+
+    Attributes:
+      value: (layers, ...).
+      standard_error: of an estimate, in the shape of ``value``; None of what is exact.
+      tolerance: the share of the largest singular value from which on one counts, (layers,); None
+        of what needs none.
+      valid: whether the layer's data were finite; the value is 0 where not, (layers,).
+      object: what was measured: weight, product, features, jacobian, gradient, ...
+      quantity: its name.
+      definition: its formula.
+      centring: what was subtracted before: "none" or "mean".
+      dtype: of the arithmetic.
+      layers: names, one for each layer.
+      shapes: (rows, columns) of each layer's matrix; no rank exceeds the smaller.
+    """
+
+    value: Num[Array, "layer ..."]
+    standard_error: Float[Array, "layer ..."] | None
+    tolerance: Float[Array, " layer"] | None
+    valid: Bool[Array, " layer"]
+    object: str = dataclasses.field(metadata=dict(static=True))
+    quantity: str = dataclasses.field(metadata=dict(static=True))
+    definition: str = dataclasses.field(metadata=dict(static=True))
+    centring: str = dataclasses.field(metadata=dict(static=True))
+    dtype: str = dataclasses.field(metadata=dict(static=True))
+    layers: tuple[str, ...] = dataclasses.field(metadata=dict(static=True))
+    shapes: tuple[tuple[int, int], ...] | None = dataclasses.field(metadata=dict(static=True))
+
+
+def _norm(s: Array, log: bool) -> Array:
+    return jnp.exp(jnp.max(s, axis=-1)) if log else jnp.max(s, axis=-1)
+
+
+def _frobenius(s: Array, log: bool) -> Array:
+    return _norm(s, log) * jnp.sqrt(spectral.stable_rank(s, log=log))
+
+
+QUANTITIES: Mapping[str, tuple[str, Callable[[Array, bool], Array]]] = {
+    "stable_rank": (
+        "sum s_i^2 / s_1^2",
+        lambda s, log: spectral.stable_rank(s, log=log),
+    ),
+    "effective_rank": (
+        "exp(-sum p_i log p_i), p_i = s_i / sum s",
+        lambda s, log: spectral.effective_rank(s, log=log),
+    ),
+    "effective_rank_squared": (
+        "exp(-sum p_i log p_i), p_i = s_i^2 / sum s^2",
+        lambda s, log: spectral.effective_rank(s, log=log, power=2),
+    ),
+    "participation_ratio": (
+        "(sum s_i^2)^2 / sum s_i^4",
+        lambda s, log: spectral.participation_ratio(s, log=log),
+    ),
+    "spectral_norm": ("s_1", _norm),
+    "frobenius_norm": ("sqrt(sum s_i^2)", _frobenius),
+}
+"""What is measured on every spectrum beside its numerical rank: definition and function of the
+singular values (or, if the second argument says so, of their logarithms)."""
+
+
+def measure_spectrum(
+    s: Float[Array, "layer k"],
+    /,
+    *,
+    shape: tuple[int, int],
+    object: str,
+    layers: tuple[str, ...] | None = None,
+    centring: str = "none",
+    log: bool = False,
+    tolerance: float | None = None,
+) -> dict[str, Measurement]:
+    """Every rank and norm of the spectra of some layers' matrices.
+
+    Args:
+      s: singular values by layer, or their logarithms with ``log=True``.
+      shape: (rows, columns) of the matrices.
+      object: what the matrices are.
+      layers: their names; ``layer_1``, ``layer_2``, ... by default.
+      centring: what was subtracted before.
+      log: whether ``s`` holds logarithms (-inf for an exact zero).
+      tolerance: the share of the largest singular value from which on one counts in the numerical
+        rank; NumPy's ``max(rows, columns) * eps`` of the dtype by default. Where ``s`` comes from a
+        covariance give `spectrum_floor`.
+
+    Returns:
+      By name a `Measurement` of each of `QUANTITIES` and of ``numerical_rank``. A layer whose
+      spectrum holds NaN or infinity is not valid, and its values are 0.
+
+    Raises:
+      ValueError: if ``layers`` has another length than ``s``, or a dimension is 0.
+    """
+    count = len(s)
+    layers = tuple(f"layer_{i}" for i in range(1, count + 1)) if layers is None else layers
+    if len(layers) != count:
+        raise ValueError(f"layers must name the {count} spectra; got {len(layers)} names")
+    if 0 in shape:
+        raise ValueError(f"shape must have no zero; got {shape} for {object}")
+    unknown = jnp.isnan(s) | (s == jnp.inf)
+    valid = ~jnp.any(unknown, axis=-1)
+    s = jnp.where(valid[:, None], s, -jnp.inf if log else 0)
+    share = max(shape) * float(jnp.finfo(s.dtype).eps) if tolerance is None else tolerance
+    common: dict[str, Any] = dict(
+        standard_error=None,
+        valid=valid,
+        object=object,
+        centring=centring,
+        dtype=str(s.dtype),
+        layers=layers,
+        shapes=(shape,) * count,
+    )
+    found = {
+        name: Measurement(
+            value=function(s, log), tolerance=None, quantity=name, definition=text, **common
+        )
+        for name, (text, function) in QUANTITIES.items()
+    }
+    found["numerical_rank"] = Measurement(
+        value=spectral.numerical_rank(s, log=log, relative=share),
+        tolerance=jnp.full(count, share, s.dtype),
+        quantity="numerical_rank",
+        definition="number of s_i > tolerance * s_1",
+        **common,
+    )
+    return found
+
+
+def concatenate(parts: list[Measurement], /) -> Measurement:
+    """One quantity of several groups of layers as one measurement.
+
+    Args:
+      parts: measurements of the same quantity, object, centring and dtype.
+
+    Returns:
+      The measurement of all layers, in order.
+
+    Raises:
+      ValueError: if they are not of one quantity, object, centring and dtype.
+    """
+    kinds = {(p.quantity, p.object, p.definition, p.centring, p.dtype) for p in parts}
+    if len(kinds) != 1:
+        raise ValueError(f"parts must measure one thing; got {sorted(kinds)}")
+
+    def join(name: str) -> Any:
+        leaves = [getattr(p, name) for p in parts]
+        return None if leaves[0] is None else jnp.concatenate(leaves)
+
+    shapes = [p.shapes for p in parts]
+    return dataclasses.replace(
+        parts[0],
+        **{name: join(name) for name in ("value", "standard_error", "tolerance", "valid")},
+        layers=sum((p.layers for p in parts), ()),
+        shapes=None if None in shapes else sum((s for s in shapes if s), ()),
+    )
+
+
+def select(measurement: Measurement, layers: list[str], /) -> Measurement:
+    """The measurement of some layers only, in the order given.
+
+    Args:
+      measurement: of any layers.
+      layers: names among them.
+
+    Returns:
+      The measurement of those.
+
+    Raises:
+      ValueError: if a name is not among the layers.
+    """
+    for name in layers:
+        if name not in measurement.layers:
+            raise ValueError(f"layers must be among those measured; got {name!r}")
+    position = {name: number for number, name in enumerate(measurement.layers)}
+    chosen = [position[name] for name in layers]
+    index = jnp.asarray(chosen, jnp.int32)
+    taken = {
+        name: None if (leaf := getattr(measurement, name)) is None else leaf[index]
+        for name in ("value", "standard_error", "tolerance", "valid")
+    }
+    shapes = measurement.shapes
+    return dataclasses.replace(
+        measurement,
+        **taken,
+        layers=tuple(layers),
+        shapes=None if shapes is None else tuple(shapes[number] for number in chosen),
+    )

@@ -1,0 +1,281 @@
+"""One pass over a data set: all that is known of every layer's features, in constant memory."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int, PyTree
+
+from jaxact.analysis._chain import Chain, scan_layers
+from jaxact.analysis._features import features
+from jaxact.analysis._measurement import Measurement, concatenate, measure_spectrum
+from jaxact.analysis._moments import (
+    Moments,
+    merge_moments,
+    moments_spectrum,
+    reduce_moments,
+    spectrum_floor,
+    start_moments,
+    update_moments,
+)
+from jaxact.analysis._similarity import (
+    Similarity,
+    mean_cosine,
+    start_similarity,
+    update_similarity,
+)
+from jaxact.analysis._units import (
+    UnitRange,
+    mean_shift,
+    merge_units,
+    reduce_units,
+    shares,
+    start_units,
+    unit_states,
+    update_units,
+)
+
+
+class LayerState(NamedTuple):
+    """What has been seen of the layers of one segment, with a leading layer axis.
+
+    Attributes:
+      moments: first and second moments over samples and positions, a unit being a channel.
+      units: ranges of the units' responses.
+      similarity: sums from which the cosine between examples follows.
+      non_finite: how many examples were left out because their features hold NaN or infinity.
+    """
+
+    moments: Moments
+    units: UnitRange
+    similarity: Similarity
+    non_finite: Int[Array, "*layer"]
+
+
+def start_stream(chain: Chain, x: PyTree, /, *, form: str = "root") -> dict[str, LayerState]:
+    """The state of a stream that has seen nothing.
+
+    Args:
+      chain: a network, from `as_chain`.
+      x: a batch, or `jax.ShapeDtypeStruct` of one; only shapes and dtypes are used.
+      form: how second moments are kept; see `start_moments`.
+
+    Returns:
+      By segment name the empty states.
+
+    Raises:
+      ValueError: if a layer puts out something other than one array of floats (batch, ..., units).
+    """
+    outs = jax.eval_shape(lambda x: features(chain, x), x)
+    states = {}
+    for name, h in outs.items():
+        if not hasattr(h, "shape") or h.ndim < 3 or not jnp.issubdtype(h.dtype, jnp.floating):
+            raise ValueError(
+                f"layers must put out one array of floats (batch, ..., units); {name!r} puts out "
+                f"{jax.tree.map(lambda leaf: leaf.shape[1:], h)}"
+            )
+        dtype = jnp.promote_types(h.dtype, jnp.float32)
+        size = math.prod(h.shape[2:])
+        one = LayerState(
+            start_moments(h.shape[-1], form=form, dtype=dtype),
+            start_units(h.shape[-1], dtype=dtype),
+            start_similarity(size, dtype),
+            jnp.zeros((), jnp.int32),
+        )
+        states[name] = jax.vmap(lambda _, one=one: one)(jnp.zeros(h.shape[0]))
+    return states
+
+
+def update_stream(
+    chain: Chain,
+    states: dict[str, LayerState],
+    x: PyTree[Array],
+    /,
+    *,
+    limits: tuple[float, float] = (-jnp.inf, jnp.inf),
+) -> dict[str, LayerState]:
+    """The states with one more batch seen. Pure; jit it with the states donated.
+
+    Args:
+      chain: a network, from `as_chain`.
+      states: from `start_stream`.
+      x: a batch of at least one example.
+      limits: the activation's lower and upper limit, for saturated units; see `update_units`.
+
+    Returns:
+      The new states, of the same shapes.
+    """
+
+    def visit(layer, h, state):
+        h = layer(h)
+        finite = jnp.all(jnp.isfinite(h), axis=tuple(range(1, h.ndim)))
+        samples = h.reshape(-1, h.shape[-1])
+        mask = jnp.repeat(finite, len(samples) // len(h))
+        return h, LayerState(
+            update_moments(state.moments, samples, mask=mask),
+            update_units(state.units, samples, mask=mask, limits=limits),
+            update_similarity(state.similarity, h, mask=finite),
+            state.non_finite + jnp.sum((~finite).astype(jnp.int32)),
+        )
+
+    return scan_layers(chain, visit, x, states)[1]
+
+
+def merge_streams(a: dict[str, LayerState], b: dict[str, LayerState], /) -> dict[str, LayerState]:
+    """The states of two streams of the same network, over different examples, together."""
+
+    def merge(a: LayerState, b: LayerState) -> LayerState:
+        return LayerState(
+            merge_moments(a.moments, b.moments),
+            merge_units(a.units, b.units),
+            jax.tree.map(jnp.add, a.similarity, b.similarity),
+            a.non_finite + b.non_finite,
+        )
+
+    return {name: jax.vmap(merge)(a[name], b[name]) for name in a}
+
+
+def reduce_streams(states: dict[str, LayerState], axis_name: str, /) -> dict[str, LayerState]:
+    """The states of all devices of a mesh axis together, inside `jax.shard_map`."""
+
+    def reduce(state: LayerState) -> LayerState:
+        return LayerState(
+            reduce_moments(state.moments, axis_name),
+            reduce_units(state.units, axis_name),
+            *lax.psum((state.similarity, state.non_finite), axis_name),
+        )
+
+    return {name: jax.vmap(reduce)(state) for name, state in states.items()}
+
+
+def stream(
+    chain: Chain,
+    batches: Iterable[PyTree[Array]],
+    /,
+    *,
+    form: str = "root",
+    limits: tuple[float, float] = (-jnp.inf, jnp.inf),
+) -> dict[str, LayerState]:
+    """One pass of a network over a data set.
+
+    Args:
+      chain: a network, from `as_chain`.
+      batches: batches, as the first segment takes them; each shape is compiled once.
+      form: how second moments are kept; see `start_moments`.
+      limits: the activation's limits, for saturated units; see `update_units`.
+
+    Returns:
+      By segment name what was seen, for `measure_stream`. Memory does not grow with the data.
+
+    Raises:
+      ValueError: if there is no batch, or a batch is empty.
+    """
+    step = jax.jit(functools.partial(update_stream, chain, limits=limits), donate_argnums=0)
+    states = None
+    for x in batches:
+        if any(leaf.shape[0] == 0 for leaf in jax.tree.leaves(x)):
+            raise ValueError("batches must each hold at least one example; got an empty one")
+        states = start_stream(chain, x, form=form) if states is None else states
+        states = step(states, x)
+    if states is None:
+        raise ValueError("batches must hold at least one batch; got none")
+    return states
+
+
+def measure_stream(
+    chain: Chain,
+    states: dict[str, LayerState],
+    /,
+    *,
+    centred: bool = True,
+    object: str = "features",
+) -> dict[str, Measurement]:
+    """Ranks, similarity and unit states of every layer, from what a stream has seen.
+
+    Args:
+      chain: the network, whose layers come in its order.
+      states: from `stream` or `update_stream`, of at least one example.
+      centred: whether the spectra are of features less their mean.
+      object: what to call them in the table.
+
+    Returns:
+      By quantity a `Measurement` over all layers: the ranks and norms of `measure_spectrum` of the
+      matrix with a row for each sample; ``cosine_similarity`` between examples, ``mean_shift``, and
+      the shares of units that are ``dead``, ``constant``, ``always_on``, ``saturated`` and
+      ``switching``, with ``unit_diversity`` = 1 - constant; ``samples``, how many rows were seen.
+      ``non_finite`` counts the examples left out of a layer because they held NaN or infinity
+      there; a layer without any other is not valid.
+
+    Raises:
+      ValueError: if a spectrum about the mean is asked of fewer than two samples.
+    """
+    parts: dict[str, list[Measurement]] = {}
+    for name in (segment.name for segment in chain.segments):
+        state = states[name]
+        samples = int(jnp.max(state.units.count))
+        if samples == 1 and centred:
+            raise ValueError(
+                f"states must have seen at least two samples for centred=True; {name!r} has seen "
+                f"{samples}: pass centred=False or more data"
+            )
+        layers = len(state.units.count)
+        names = tuple(f"{name}.{i}" for i in range(1, layers + 1)) if layers > 1 else (name,)
+        for quantity, found in _measure_segment(state, names, centred, object, samples).items():
+            parts.setdefault(quantity, []).append(found)
+    return {quantity: concatenate(part) for quantity, part in parts.items()}
+
+
+def _measure_segment(
+    state: LayerState, names: tuple[str, ...], centred: bool, object: str, samples: int
+) -> dict[str, Measurement]:
+    s = jax.jit(jax.vmap(functools.partial(moments_spectrum, centred=centred)))(state.moments)
+    found = measure_spectrum(
+        s,
+        shape=(max(samples, 1), s.shape[-1]),
+        object=object,
+        layers=names,
+        centring="mean" if centred else "none",
+        tolerance=spectrum_floor(state.moments),
+    )
+    like = dataclasses.replace(found["stable_rank"], centring="none")
+    seen = state.units.count > 0
+    share = shares(unit_states(state.units))
+    values = {
+        "cosine_similarity": (
+            mean_cosine(state.similarity),
+            "mean cosine between the features of two different examples",
+        ),
+        "mean_shift": (mean_shift(state.moments), "sum_u mean_u^2 / sum_u E h_u^2"),
+        "unit_diversity": (1 - share.constant, "share of units whose response differs"),
+        **{
+            name: (getattr(share, name), f"share of units that are {text}")
+            for name, text in UNIT_DEFINITIONS.items()
+        },
+        "samples": (state.units.count, "samples (examples times positions) seen"),
+    }
+    for name, (value, definition) in values.items():
+        value = jnp.where(seen, value, 0)
+        found[name] = dataclasses.replace(like, value=value, quantity=name, definition=definition)
+    found = {k: dataclasses.replace(m, valid=m.valid & seen) for k, m in found.items()}
+    found["non_finite"] = dataclasses.replace(
+        like,
+        value=state.non_finite,
+        valid=jnp.ones(len(names), bool),
+        quantity="non_finite",
+        definition="examples left out because their features hold NaN or infinity",
+    )
+    return found
+
+
+UNIT_DEFINITIONS = {
+    "dead": "zero for every example",
+    "constant": "the same for every example",
+    "always_on": "above zero for every example",
+    "saturated": "at a limit of the activation for every example",
+    "switching": "above zero for some examples and not for others",
+}

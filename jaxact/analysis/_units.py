@@ -1,0 +1,173 @@
+"""What single units do over a data set: dead, always on, saturated, alike for every input."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxact.analysis._moments import Moments, Scatter
+
+
+class UnitRange(NamedTuple):
+    """What every unit of a layer has put out so far.
+
+    Attributes:
+      count: number of responses of one unit (samples times positions), less than 2^31.
+      least: the smallest response, (units,).
+      largest: the largest response, (units,).
+      on: how many responses were above zero, (units,).
+      low: how many lay at the lower limit, (units,).
+      high: how many lay at the upper limit, (units,).
+    """
+
+    count: Int[Array, "*layer"]
+    least: Float[Array, "*layer u"]
+    largest: Float[Array, "*layer u"]
+    on: Int[Array, "*layer u"]
+    low: Int[Array, "*layer u"]
+    high: Int[Array, "*layer u"]
+
+
+class UnitStates(NamedTuple):
+    """States of units over a data set, each a boolean mask (units,) or a share.
+
+    Attributes:
+      dead: the response is zero for every input.
+      constant: the response is the same for every input; dead units included.
+      always_on: the response is above zero for every input.
+      saturated: every response lies at one of the limits.
+      switching: on for some inputs, off for others.
+      saturation: share of responses at a limit, (units,).
+      activity: share of responses above zero, (units,).
+    """
+
+    dead: Bool[Array, "*layer u"]
+    constant: Bool[Array, "*layer u"]
+    always_on: Bool[Array, "*layer u"]
+    saturated: Bool[Array, "*layer u"]
+    switching: Bool[Array, "*layer u"]
+    saturation: Float[Array, "*layer u"]
+    activity: Float[Array, "*layer u"]
+
+
+def start_units(units: int, *, dtype: Any = jnp.float32) -> UnitRange:
+    """The ranges of units that have not responded yet."""
+    none = jnp.zeros(units, jnp.int32)
+    bound = jnp.full(units, jnp.inf, dtype)
+    return UnitRange(jnp.zeros((), jnp.int32), bound, -bound, none, none, none)
+
+
+def update_units(
+    state: UnitRange,
+    x: Float[Array, "samples units"],
+    /,
+    *,
+    mask: Bool[Array, " samples"] | None = None,
+    limits: tuple[float, float] = (-jnp.inf, jnp.inf),
+    tolerance: float = 1e-3,
+) -> UnitRange:
+    """The ranges with more responses seen.
+
+    Args:
+      state: from `start_units`.
+      x: responses, a row for each sample.
+      mask: which samples count, all by default; the others may hold anything.
+      limits: the values between which the activation lies; infinite where it has no limit.
+        (-1, 1) for tanh, (0, 1) for the sigmoid.
+      tolerance: how near a finite limit counts as at it.
+
+    Returns:
+      The new state.
+    """
+    x = x.astype(state.least.dtype)
+    seen = jnp.ones(x.shape, bool) if mask is None else jnp.broadcast_to(mask[:, None], x.shape)
+
+    def count(condition: Array) -> Array:
+        return jnp.sum((condition & seen).astype(jnp.int32), axis=0)
+
+    return UnitRange(
+        state.count + jnp.sum(seen[:, 0].astype(jnp.int32)),
+        jnp.minimum(state.least, jnp.min(jnp.where(seen, x, jnp.inf), axis=0)),
+        jnp.maximum(state.largest, jnp.max(jnp.where(seen, x, -jnp.inf), axis=0)),
+        state.on + count(x > 0),
+        state.low + count(x <= limits[0] + tolerance),
+        state.high + count(x >= limits[1] - tolerance),
+    )
+
+
+def merge_units(a: UnitRange, b: UnitRange, /) -> UnitRange:
+    """The ranges of two sets of responses together."""
+    return UnitRange(
+        a.count + b.count,
+        jnp.minimum(a.least, b.least),
+        jnp.maximum(a.largest, b.largest),
+        a.on + b.on,
+        a.low + b.low,
+        a.high + b.high,
+    )
+
+
+def reduce_units(state: UnitRange, axis_name: str, /) -> UnitRange:
+    """The ranges over all devices of a mesh axis."""
+    counts = lax.psum((state.count, state.on, state.low, state.high), axis_name)
+    least, largest = lax.pmin(state.least, axis_name), lax.pmax(state.largest, axis_name)
+    return UnitRange(counts[0], least, largest, *counts[1:])
+
+
+def unit_states(state: UnitRange, /, *, tolerance: float = 0.0) -> UnitStates:
+    """Which units are dead, constant, always on, saturated or switching.
+
+    Args:
+      state: from `update_units`; a leading layer axis is kept.
+      tolerance: responses count as equal when they differ by at most this share of the unit's
+        largest size, and as zero when their size is at most this.
+
+    Returns:
+      `UnitStates`. The issue's unit diversity is ``1 - mean(constant)``.
+    """
+    size = jnp.maximum(jnp.abs(state.least), jnp.abs(state.largest))
+    count = jnp.broadcast_to(state.count[..., None], state.on.shape)
+    dead = size <= tolerance
+    at_limit = state.low + state.high
+    return UnitStates(
+        dead=dead,
+        constant=dead | (state.largest - state.least <= tolerance * size),
+        always_on=state.on == count,
+        saturated=at_limit >= count,
+        switching=(state.on > 0) & (state.on < count),
+        saturation=at_limit / jnp.maximum(count, 1),
+        activity=state.on / jnp.maximum(count, 1),
+    )
+
+
+def mean_shift(state: Moments, /) -> Float[Array, "*layer"]:
+    r"""Mean shift: the share of the second moment that is the square of the mean.
+
+    .. math:: \sum_u \mu_u^2 / \sum_u \mathrm{E} h_u^2
+
+    Args:
+      state: moments of a layer's features; a leading layer axis is kept.
+
+    Returns:
+      From 0 (every unit centred) to 1 (every input answered alike); 0 where all features vanish.
+
+    Reference:
+      Brock et al. 2021, "Characterizing signal propagation to close the performance gap in
+      unnormalized ResNets", section 3: the average channel squared mean over the sum of it and the
+      average channel variance.
+    """
+    square = jnp.sum(jnp.square(state.mean), axis=-1)
+    if isinstance(state, Scatter):
+        spread = jnp.trace(state.scatter, axis1=-2, axis2=-1)
+    else:
+        spread = jnp.sum(jnp.square(state.root), axis=(-2, -1))
+    count = jnp.where(state.count > 0, state.count, 1)
+    total = square + spread / count
+    return square / jnp.where(total > 0, total, 1)
+
+
+def shares(states: UnitStates, /) -> UnitStates:
+    """The share of units in each state, by layer."""
+    return jax.tree.map(lambda mask: jnp.mean(mask.astype(jnp.float32), axis=-1), states)
