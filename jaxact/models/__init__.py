@@ -1,7 +1,30 @@
 """Flax NNX residual networks in which wiring, norm, skip and activation are values."""
 
-from jaxact.models._resnet import NORM_PLACEMENTS as NORM_PLACEMENTS
-from jaxact.models._resnet import SKIPS as SKIPS
+from jaxact.models._block import Block as Block
+from jaxact.models._block import BlockTrace as BlockTrace
+from jaxact.models._block import Layer as Layer
+from jaxact.models._convolution import convolve as convolve
+from jaxact.models._layers import Conv as Conv
+from jaxact.models._layers import Dense as Dense
+from jaxact.models._layers import ScaledStandardizedWeights as ScaledStandardizedWeights
+from jaxact.models._layers import SpectralWeights as SpectralWeights
+from jaxact.models._layers import StandardizedWeights as StandardizedWeights
+from jaxact.models._network import Network as Network
+from jaxact.models._network import Outputs as Outputs
+from jaxact.models._network import StagePlan as StagePlan
+from jaxact.models._network import apply as apply
+from jaxact.models._network import stack as stack
+from jaxact.models._network import unroll as unroll
+from jaxact.models._norms import BatchNorm as BatchNorm
+from jaxact.models._norms import GroupNorm as GroupNorm
+from jaxact.models._norms import LayerNorm as LayerNorm
+from jaxact.models._norms import RMSNorm as RMSNorm
 from jaxact.models._resnet import ConvResNet as ConvResNet
 from jaxact.models._resnet import MLPResNet as MLPResNet
+from jaxact.models._resnet import ResNet as ResNet
+from jaxact.models._resnet import ResNetConfig as ResNetConfig
 from jaxact.models._segments import Segment as Segment
+from jaxact.models._wiring import NORM_PLACEMENTS as NORM_PLACEMENTS
+from jaxact.models._wiring import SHORTCUTS as SHORTCUTS
+from jaxact.models._wiring import SKIPS as SKIPS
+from jaxact.models._wiring import Wiring as Wiring

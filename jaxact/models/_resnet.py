@@ -1,93 +1,221 @@
-"""Residual and plain networks of equal blocks, stacked over depth and scanned."""
+"""Image networks of stages, and networks of equal blocks for analysis."""
 
-from collections.abc import Callable
+import dataclasses
+import functools
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike
 
-from jaxact import activations, theory
-from jaxact.models._layers import NORMS, Conv, Dense, at_least_one, make_norm, one_of
-from jaxact.models._segments import Segment
+from jaxact.models._block import Layer
+from jaxact.models._checks import at_least_one, conflict, one_of
+from jaxact.models._layers import Conv, Dense
+from jaxact.models._network import Network, StagePlan
+from jaxact.models._parts import Res2Conv, SqueezeExcitation, Stem
+from jaxact.models._stage import POLICIES, Remat
+from jaxact.models._wiring import Activation, Wiring
 
-NORM_PLACEMENTS = ("post", "pre", "none")
-SKIPS = ("identity", "scaled", "none")
+STEMS = ("cifar", "imagenet", "deep")
+BLOCKS = ("basic", "bottleneck")
+EXPANSION = {"basic": 1, "bottleneck": 4}
 
-Activation = Callable[[Array], Array]
 
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig(Wiring):
+    """All that defines a `ResNet`; see also the choices of every block in `Wiring`.
 
-class Block(nnx.Module):
-    r"""A block of weight layers W_1 ... W_k with activation a, norms N_i and skip.
-
-    * ``pre`` (full pre-activation, He et al. 2016): :math:`x + s\,W_k a(N_k(\cdots W_1 a(N_1 x)))`
-    * ``post`` (original, He et al. 2015): :math:`a(x + s\,N_k W_k \cdots a(N_1 W_1 x))`
-    * ``none``: :math:`x + s\,W_k a(\cdots W_1 a(x))`; without a skip
-      :math:`a(W_k \cdots a(W_1 x))`, a plain network, with norms between W and a for ``post``.
+    Attributes:
+      in_channels: channels of an image.
+      num_classes: logits.
+      depths: blocks of each stage.
+      widths: of each stage, the block's channels before expansion.
+      strides: of each stage's first block.
+      block: ``"basic"``, two 3x3 convolutions, or ``"bottleneck"``, 1x1, 3x3, 1x1.
+      expansion: a block's outputs over its width; 1 for basic and 4 for bottleneck if None.
+      groups: of the 3x3 convolutions.
+      base_width: a bottleneck's inner channels are ``int(width * base_width / 64) * groups``.
+      stride_at: the bottleneck's layer that strides: ``"3x3"`` (v1.5) or ``"1x1"`` (He 2015).
+      stem: ``"cifar"``, one 3x3 convolution; ``"imagenet"``, 7x7 of stride 2 and a 3x3 maximum;
+        ``"deep"``, three 3x3, the first of stride 2, and the maximum (ResNet-C).
+      stem_width: channels out of the stem; the first width if None. The deep stem's inner layers
+        have half of them.
+      pool_shortcut: whether shortcuts average where they stride (ResNet-D).
+      squeeze_excitation: the reduction of a gate at the end of each branch, or None.
+      res2net_scale: parts of Res2Net's hierarchy in place of the 3x3; 1 for none.
+      scan: whether blocks of one shape are stacked and scanned.
+      remat: what the backward pass recomputes: None for nothing, ``"full"`` for all of a block,
+        ``"conv"`` for all but the results of its weight layers, or a policy of
+        `jax.checkpoint_policies`.
+      dtype: that images are cast to, and computed in; None keeps theirs. Norms compute their
+        statistics in at least float32, and parameters keep ``param_dtype``.
     """
 
-    def __init__(
-        self,
-        make_layer: Callable[..., nnx.Module],
-        width: int,
-        *,
-        layers: int,
-        norm_placement: str,
-        norm: str,
-        skip: str,
-        scale: float,
-        activation: Activation,
-        gain: float | Array,
-        rngs: nnx.Rngs,
-    ):
-        self.norm_placement = norm_placement
-        self.skip = skip
-        self.scale = scale
-        self.activation = activation
-        self.layers = nnx.List(
-            [make_layer(width, width, gain=gain, rngs=rngs) for _ in range(layers)]
+    norm_placement: str = "post"
+    in_channels: int = 3
+    num_classes: int = 1000
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    strides: tuple[int, ...] = (1, 2, 2, 2)
+    block: str = "bottleneck"
+    expansion: int | None = None
+    groups: int = 1
+    base_width: int = 64
+    stride_at: str = "3x3"
+    stem: str = "imagenet"
+    stem_width: int | None = None
+    pool_shortcut: bool = False
+    squeeze_excitation: int | None = None
+    res2net_scale: int = 1
+    scan: bool = True
+    remat: Remat = None
+    dtype: DTypeLike | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("stem", self.stem, STEMS)
+        one_of("block", self.block, BLOCKS)
+        one_of("stride_at", self.stride_at, ("3x3", "1x1"))
+        check_remat(self.remat)
+        if not len(self.depths) == len(self.widths) == len(self.strides) > 0:
+            raise ValueError(
+                "depths, widths and strides must have one entry for each stage; got "
+                f"{self.depths}, {self.widths}, {self.strides}"
+            )
+        for name in ("in_channels", "num_classes", "groups", "base_width", "res2net_scale"):
+            at_least_one(name, getattr(self, name))
+        for name in ("depths", "widths", "strides"):
+            at_least_one(name, min(getattr(self, name)))
+        if self.block == "basic" and self.stride_at == "1x1":
+            raise conflict("stride_at='1x1'", "block='basic'", "a basic block has no such layer")
+        if self.res2net_scale > 1:
+            res2net = f"res2net_scale={self.res2net_scale}"
+            if self.block == "basic":
+                raise conflict(res2net, "block='basic'", "a basic block has no 3x3 to replace")
+            if self.norm_placement != "post":
+                placement = f"norm_placement={self.norm_placement!r}"
+                raise conflict(res2net, placement, "each part has its norm after its convolution")
+            if self.stride_at == "1x1":
+                raise conflict(res2net, "stride_at='1x1'", "Res2Net strides at the 3x3")
+
+    def inner(self, width: int) -> int:
+        """Channels inside a block."""
+        return int(width * (self.base_width / 64)) * self.groups * self.res2net_scale
+
+    def outer(self, width: int) -> int:
+        """Channels out of a block."""
+        return width * (self.expansion or EXPANSION[self.block])
+
+    def layers(self, inputs: int, width: int, stride: int, first: bool) -> list[Layer]:
+        """A block's weight layers."""
+        inner, outputs = self.inner(width), self.outer(width)
+        spatial = functools.partial(Conv, groups=self.groups)
+        if self.block == "basic":
+            return [
+                Layer(functools.partial(spatial, stride=stride), inputs, inner),
+                Layer(Conv, inner, outputs),
+            ]
+        at_1x1 = self.stride_at == "1x1"
+        middle = Layer(functools.partial(spatial, stride=1 if at_1x1 else stride), inner, inner)
+        if self.res2net_scale > 1:
+            make = functools.partial(
+                Res2Conv,
+                wiring=self,
+                scale=self.res2net_scale,
+                stride=stride,
+                groups=self.groups,
+                first=first,
+            )
+            middle = Layer(make, inner, inner, complete=True)
+        entry = functools.partial(Conv, size=1, stride=stride if at_1x1 else 1)
+        exit_ = functools.partial(Conv, size=1)
+        return [Layer(entry, inputs, inner), middle, Layer(exit_, inner, outputs)]
+
+    def plans(self) -> list[StagePlan]:
+        """The stages."""
+        plans, inputs = [], self.stem_width or self.widths[0]
+        excite = None
+        if self.squeeze_excitation is not None:
+            excite = functools.partial(
+                SqueezeExcitation, wiring=self, reduction=self.squeeze_excitation
+            )
+        for depth, width, stride in zip(self.depths, self.widths, self.strides, strict=True):
+            outputs = self.outer(width)
+            first = self.layers(inputs, width, stride, True)
+            rest = self.layers(outputs, width, 1, False)
+            plans.append(StagePlan(first, rest, depth, stride, self.pool_shortcut, excite))
+            inputs = outputs
+        return plans
+
+    def make_stem(self, rngs: nnx.Rngs) -> Stem:
+        """The stem."""
+        width = self.stem_width or self.widths[0]
+        layers = {
+            "cifar": [Layer(Conv, self.in_channels, width)],
+            "imagenet": [Layer(functools.partial(Conv, size=7, stride=2), self.in_channels, width)],
+            "deep": [
+                Layer(functools.partial(Conv, stride=2), self.in_channels, width // 2),
+                Layer(Conv, width // 2, width // 2),
+                Layer(Conv, width // 2, width),
+            ],
+        }[self.stem]
+        finish = not self.place.activation_first
+        pool = self.stem != "cifar"
+        return Stem(layers, self, finish=finish, gain=1.0, pool=pool, rngs=rngs)
+
+
+class ResNet(Network):
+    """An image network: stem, stages of blocks, mean over positions, logits. NHWC.
+
+    Args:
+      config: a `ResNetConfig`; its defaults, which are ResNet-50 v1.5, if None.
+      rngs: Flax's PRNG keys.
+      changes: fields of the config that are to differ from it.
+
+    Raises:
+      ValueError: if a size is below one, a choice is unknown, or two choices conflict.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> net = ResNet(
+      ...     depths=(3, 3, 3), widths=(16, 32, 64), strides=(1, 2, 2), block="basic",
+      ...     stem="cifar", shortcut="A", num_classes=10, rngs=nnx.Rngs(0),
+      ... )
+      >>> net(jnp.ones((2, 32, 32, 3))).shape
+      (2, 10)
+    """
+
+    def __init__(self, config: ResNetConfig | None = None, /, *, rngs: nnx.Rngs, **changes: Any):
+        config = dataclasses.replace(config or ResNetConfig(), **changes)
+        self.config = config
+        super().__init__(
+            config.make_stem,
+            config.plans(),
+            config.num_classes,
+            config,
+            scan=config.scan,
+            remat=config.remat,
+            dtype=config.dtype,
+            rngs=rngs,
         )
-        normed = norm_placement != "none"
-        self.norms = nnx.List([make_norm(norm, width, rngs) for _ in range(layers * normed)])
-
-    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
-        plain = self.skip == "none"
-        h = x
-        for number, layer in enumerate(self.layers):
-            if self.norm_placement == "pre":
-                h = layer(self.activation(self.norms[number](h)))
-            elif self.norm_placement == "post" or plain:
-                h = self.activation(h) if number else h
-                h = layer(h)
-                h = self.norms[number](h) if self.norms else h
-            else:
-                h = layer(self.activation(h))
-        if not plain:
-            h = x + self.scale * h
-        return (
-            h if self.norm_placement == "pre" or not (plain or self.norms) else self.activation(h)
-        )
 
 
-class _ResNet(nnx.Module):
+class _Uniform(Network):
     """Stem, equal blocks, head."""
 
     def __init__(
         self,
-        make_layer: Callable[..., nnx.Module],
+        make: Any,
         inputs: int,
         outputs: int,
         *,
         width: int,
         depth: int,
         block_layers: int,
-        norm_placement: str,
-        norm: str,
-        skip: str,
-        activation: str | Activation,
-        gain: float | Array | None,
+        scan: bool,
+        remat: Remat,
+        dtype: DTypeLike | None,
         rngs: nnx.Rngs,
+        **choices: Any,
     ):
         for name, size in (
             ("inputs", inputs),
@@ -97,62 +225,30 @@ class _ResNet(nnx.Module):
             ("block_layers", block_layers),
         ):
             at_least_one(name, size)
-        one_of("norm_placement", norm_placement, NORM_PLACEMENTS)
-        one_of("skip", skip, SKIPS)
-        one_of("norm", norm, (*NORMS, "none"))
-        if (norm == "none") != (norm_placement == "none"):
-            raise ValueError(
-                f"norm={norm!r} and norm_placement={norm_placement!r} conflict: either both are "
-                "'none' or neither is"
-            )
-        activation = activations.get(activation)
-        gain = theory.gain(activation) if gain is None else gain
-        self.depth = depth
-
-        @nnx.split_rngs(splits=depth)
-        @nnx.vmap(in_axes=0, out_axes=0)
-        def blocks(rngs):
-            return Block(
-                make_layer,
-                width,
-                layers=block_layers,
-                norm_placement=norm_placement,
-                norm=norm,
-                skip=skip,
-                scale=depth**-0.5 if skip == "scaled" else 1.0,
-                activation=activation,
-                gain=gain,
-                rngs=rngs,
-            )
-
+        check_remat(remat)
+        wiring = Wiring(**choices)
+        if make is Dense and wiring.norm == "instance":
+            raise conflict("norm='instance'", "an MLP", "a vector has no positions to average over")
         # A plain block applies its weights first: what they put out is to have variance one.
-        stem_gain = 1 / gain if skip == "none" else 1.0
-        self.stem = make_layer(inputs, width, gain=stem_gain, rngs=rngs)
-        self.blocks = blocks(rngs)
-        self.head = Dense(width, outputs, gain=1.0, rngs=rngs)
-        self.head_norm = make_norm(norm, width, rngs) if norm_placement == "pre" else None
+        gain = 1 / wiring.weight_gain if wiring.plain and not wiring.place.activation_first else 1.0
 
-    def segments(self) -> tuple[Segment, ...]:
-        """The network as a chain of pure functions: stem, blocks, head."""
-        head = {"head": self.head, "norm": self.head_norm}
-        return (
-            Segment("stem", lambda layer, x: layer(x), self.stem, None),
-            Segment("blocks", lambda block, x: block(x), self.blocks, self.depth),
-            Segment("head", _head, head, None),
+        def stem(rngs):
+            return Stem([Layer(make, inputs, width)], wiring, finish=False, gain=gain, rngs=rngs)
+
+        layers = [Layer(make, width, width)] * block_layers
+        super().__init__(
+            stem,
+            [StagePlan(layers, layers, depth)],
+            outputs,
+            wiring,
+            scan=scan,
+            remat=remat,
+            dtype=dtype,
+            rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "n *space i"]) -> Float[Array, "n o"]:
-        x, _ = lax.scan(lambda x, block: (block(x), None), self.stem(x), self.blocks)
-        return _head({"head": self.head, "norm": self.head_norm}, x)
 
-
-def _head(parts: dict[str, Any], x: Array) -> Array:
-    if parts["norm"] is not None:
-        x = parts["norm"](x)
-    return parts["head"](jnp.mean(x, axis=tuple(range(1, x.ndim - 1))))
-
-
-class MLPResNet(_ResNet):
+class MLPResNet(_Uniform):
     """A residual or plain MLP of equal blocks: stem, ``depth`` blocks of width x width, head.
 
     Args:
@@ -161,12 +257,17 @@ class MLPResNet(_ResNet):
       width: units of every block.
       depth: number of blocks.
       block_layers: weight layers a block.
-      norm_placement: ``"pre"``, ``"post"`` or ``"none"`` (see `Block`).
-      norm: ``"layer"``, ``"rms"`` or ``"none"``.
-      skip: ``"identity"``, ``"scaled"`` (branch over the root of the depth) or ``"none"`` (plain).
-      activation: a name or callable of `jaxact.activations`.
-      gain: weights have variance gain^2 / fan_in; `jaxact.theory.gain` of the activation if None.
+      norm_placement: as in `Wiring`, as are the next ones.
+      norm: as there.
+      skip: as there.
+      activation: as there.
+      gain: as there.
+      bias: whether weight layers have biases.
+      scan: whether the blocks are stacked and scanned.
+      remat: as in `ResNetConfig`.
+      dtype: as in `ResNetConfig`.
       rngs: Flax's PRNG keys.
+      choices: further fields of `Wiring`.
 
     Raises:
       ValueError: if a size is below one, a choice is unknown, or two choices conflict.
@@ -181,11 +282,16 @@ class MLPResNet(_ResNet):
         depth: int,
         block_layers: int = 1,
         norm_placement: str = "pre",
-        norm: str = "layer",
-        skip: str = "identity",
+        norm: Any = "layer",
+        skip: str | float = "identity",
         activation: str | Activation = "relu",
         gain: float | Array | None = None,
+        bias: bool = True,
+        scan: bool = True,
+        remat: Remat = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
+        **choices: Any,
     ):
         super().__init__(
             Dense,
@@ -199,14 +305,19 @@ class MLPResNet(_ResNet):
             skip=skip,
             activation=activation,
             gain=gain,
+            bias=bias,
+            scan=scan,
+            remat=remat,
+            dtype=dtype,
             rngs=rngs,
+            **choices,
         )
 
 
-class ConvResNet(_ResNet):
+class ConvResNet(_Uniform):
     """A residual or plain convolutional network of constant resolution and channels, NHWC.
 
-    A stem convolution, ``depth`` blocks of ``block_layers`` convolutions with zero padding, the
+    A stem convolution, ``depth`` blocks of ``block_layers`` 3x3 convolutions with zero padding, the
     mean over positions, and a dense head. Arguments are those of `MLPResNet`, with ``in_channels``
     for ``in_features``.
 
@@ -223,11 +334,16 @@ class ConvResNet(_ResNet):
         depth: int,
         block_layers: int = 2,
         norm_placement: str = "pre",
-        norm: str = "layer",
-        skip: str = "identity",
+        norm: Any = "layer",
+        skip: str | float = "identity",
         activation: str | Activation = "relu",
         gain: float | Array | None = None,
+        bias: bool = True,
+        scan: bool = True,
+        remat: Remat = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
+        **choices: Any,
     ):
         super().__init__(
             Conv,
@@ -241,5 +357,16 @@ class ConvResNet(_ResNet):
             skip=skip,
             activation=activation,
             gain=gain,
+            bias=bias,
+            scan=scan,
+            remat=remat,
+            dtype=dtype,
             rngs=rngs,
+            **choices,
         )
+
+
+def check_remat(remat: Remat) -> None:
+    """Refuses an unknown name of a policy."""
+    if isinstance(remat, str):
+        one_of("remat", remat, tuple(POLICIES))

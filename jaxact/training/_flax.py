@@ -1,5 +1,6 @@
 """A Flax NNX module as a pure function of parameters and statistics."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,8 +36,9 @@ def functional(module: nnx.Module, /) -> Functional:
       module: any NNX module that is called with a batch.
 
     Returns:
-      The pure function, its parameters, its other variables, and the way back. The function ignores
-      ``key``: a module draws from streams of its own, whose counts are among its variables.
+      The pure function, its parameters, its other variables, and the way back. A module whose call
+      takes ``key``, as the networks of `jaxact.models` do, is given the step's; any other draws
+      from streams of its own, whose counts are among its variables.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -47,15 +49,15 @@ def functional(module: nnx.Module, /) -> Functional:
       (4, 2)
     """
     structure, params, stats = nnx.split(module, nnx.Param, ...)
+    takes_key = "key" in inspect.signature(module.__call__).parameters
 
     def merge(params, stats):
         return nnx.merge(structure, params, stats, copy=True)
 
     def apply(params, stats, x, /, *, train, key):
-        del key
         network = merge(params, stats)
         network.train() if train else network.eval()
-        logits = network(x)
+        logits = network(x, key=key) if takes_key else network(x)
         return logits, nnx.split(network, nnx.Param, ...)[2]
 
     return Functional(apply, params, stats, merge)

@@ -1,0 +1,286 @@
+"""Networks of stages: called, taken apart, stacked and unrolled."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Key
+
+from jaxact.models._block import NORMALIZER_FREE_SCALE, Block, BlockTrace, Layer
+from jaxact.models._parts import Head, Stem
+from jaxact.models._segments import Segment
+from jaxact.models._stage import NOT_PARAMS, Remat, Stage, fresh, stack_stage, unroll_stage
+from jaxact.models._wiring import Wiring
+
+
+class StagePlan(NamedTuple):
+    """A stage to be made.
+
+    Attributes:
+      first: layers of its first block.
+      rest: layers of the others.
+      depth: the number of blocks.
+      stride: of the first block.
+      pool: whether its shortcut averages instead of striding.
+      excite: of every block; see `Block`.
+    """
+
+    first: Sequence[Layer]
+    rest: Sequence[Layer]
+    depth: int
+    stride: int = 1
+    pool: bool = False
+    excite: Any = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether the first block differs from the rest."""
+        return self.stride > 1 or self.first[0].inputs != self.first[-1].outputs
+
+
+class Network(nnx.Module):
+    """Stem, stages of blocks, head.
+
+    A pytree: `jax.jit`, `jax.grad` and `jax.vmap` take it directly. A call gives logits, and in
+    training mode (``network.train()``, the mode a network is made in) it updates the network's own
+    batch statistics, as Flax's modules do. `apply` is the pure form.
+
+    Attributes:
+      stem: `Stem`.
+      stages: a list of `Stage`.
+      head: `Head`.
+    """
+
+    def __init__(
+        self,
+        stem: Callable[[nnx.Rngs], Stem],
+        plans: Sequence[StagePlan],
+        outputs: int,
+        wiring: Wiring,
+        *,
+        scan: bool = True,
+        remat: Remat = None,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = dtype
+        depth = sum(plan.depth for plan in plans)
+        betas = _betas(plans)
+        drops = wiring.drop_rates(depth)
+        self.stem = stem(rngs)
+        stages, done = [], 0
+        for plan in plans:
+            span = slice(done, done + plan.depth)
+            stage = _make_stage(
+                plan, wiring, depth, betas[span], drops[span], remat=remat, rngs=rngs
+            )
+            stages.append(stage if scan else unroll_stage(stage))
+            done += plan.depth
+        self.stages = nnx.List(stages)
+        self.head = Head(plans[-1].rest[-1].outputs, outputs, wiring, rngs=rngs)
+
+    @property
+    def blocks(self) -> Any:
+        """Of a network of one stage, its blocks: stacked, or a list where unrolled."""
+        stage = self.stages[0]
+        return stage.rest if stage.stacked else stage.blocks
+
+    def __call__(
+        self, x: Float[Array, "n *space i"], *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "n o"]:
+        """Logits of a batch.
+
+        Args:
+          x: vectors, or images NHWC.
+          key: PRNG key of stochastic depth; needed in training where it is used.
+        """
+        return self.trace(x, key=key)[0]
+
+    def trace(
+        self,
+        x: Float[Array, "n *space i"],
+        *,
+        key: Key[Array, ""] | None = None,
+        record: bool = False,
+    ) -> tuple[Float[Array, "n o"], dict[str, BlockTrace]]:
+        """Logits, and if asked what passes through the blocks, by segment."""
+        h = self.stem(self._enter(x))
+        traces: dict[str, BlockTrace] = {}
+        for number, stage in enumerate(self.stages):
+            own = None if key is None else jax.random.fold_in(key, number)
+            h, found = stage.trace(h, key=own, record=record)
+            for part, trace in found.items():
+                traces[self._name(number, part)] = trace
+        return self.head(h), traces
+
+    def features(self, x: Float[Array, "n *space i"]) -> Float[Array, "n c"]:
+        """The pooled features from which the head makes logits."""
+        h = self.stem(self._enter(x))
+        for stage in self.stages:
+            h, _ = stage.trace(h)
+        return self.head.pooled(h)
+
+    def _enter(self, x: Array) -> Array:
+        return x if self.dtype is None else x.astype(self.dtype)
+
+    def _name(self, stage: int, part: str) -> str:
+        name = f"stage{stage + 1}" if len(self.stages) > 1 else "blocks"
+        return f"{name}.first" if part == "first" else name
+
+    def segments(self, *, train: bool = False) -> tuple[Segment, ...]:
+        """The network as a chain of pure functions: stem, blocks of each stage, head.
+
+        Blocks of one shape are one stacked segment, ``"stage1"``, ``"stage2"``, ... (``"blocks"``
+        where there is one stage); a first block that changes the shape is ``"stage1.first"``. An
+        unrolled network gives the same segments as its stacked form.
+
+        Args:
+          train: whether batch norms use the batch's statistics, instead of the running ones. No
+            branch is dropped in either mode, and statistics are not updated.
+        """
+        network = stack(self)
+        network.eval()
+        if train:
+            network.set_attributes(use_running_average=False, raise_if_not_found=False)
+        enter = self._enter
+        found = [Segment("stem", lambda stem, x: fresh(stem)(enter(x)), network.stem, None)]
+        for number, stage in enumerate(network.stages):
+            if stage.leads:
+                found.append(Segment(self._name(number, "first"), _run, stage.first, None))
+            if stage.rest is not None:
+                count = stage.depth - stage.leads
+                found.append(Segment(self._name(number, "rest"), _run, stage.rest, count))
+        found.append(Segment("head", _run, network.head, None))
+        return tuple(found)
+
+
+def _run(module: Any, x: Any) -> Any:
+    return fresh(module)(x)
+
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
+
+def stack(network: AnyNetwork, /) -> AnyNetwork:
+    """The network with its blocks of one shape stacked and scanned; numbers are the same."""
+    return _restage(network, stack_stage)
+
+
+def unroll(network: AnyNetwork, /) -> AnyNetwork:
+    """The network with every block by itself (``network.stages[i].blocks[j]``)."""
+    return _restage(network, unroll_stage)
+
+
+def _restage(network: AnyNetwork, change: Callable[[Stage], Stage]) -> AnyNetwork:
+    network = fresh(network)
+    network.stages = nnx.List([change(stage) for stage in network.stages])
+    return network
+
+
+class Outputs(NamedTuple):
+    """What a pure call gives.
+
+    Attributes:
+      logits: (n, classes).
+      stats: every variable of the network but its parameters, after the call: an `nnx.State`, as
+        ``nnx.state(network, nnx.Not(nnx.Param))`` gives it before.
+      traces: by segment the `BlockTrace` of its blocks (input, branch, output), with a leading
+        depth axis where the segment is stacked; empty unless asked for.
+    """
+
+    logits: Float[Array, "n o"]
+    stats: nnx.State
+    traces: dict[str, BlockTrace]
+
+
+def apply(
+    network: Network,
+    x: Float[Array, "n *space i"],
+    /,
+    *,
+    train: bool,
+    key: Key[Array, ""] | None = None,
+    trace: bool = False,
+) -> Outputs:
+    """A network as a pure function: nothing of ``network`` is changed.
+
+    Args:
+      network: any network of this package.
+      x: vectors (n, features), or images (n, height, width, channels).
+      train: whether batch statistics are used and updated, and branches dropped.
+      key: PRNG key of stochastic depth, needed if ``train`` and it is used.
+      trace: whether to return what passes through the blocks.
+
+    Returns:
+      `Outputs`.
+
+    Raises:
+      ValueError: if a key is needed and not given.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jaxact import models
+      >>> net = models.ConvResNet(3, 10, width=8, depth=4, norm="batch", rngs=nnx.Rngs(0))
+      >>> out = models.apply(net, jnp.ones((2, 8, 8, 3)), train=True, trace=True)
+      >>> out.logits.shape, out.traces["blocks"].branch.shape
+      ((2, 10), (4, 2, 8, 8, 8))
+      >>> trained = nnx.merge(*nnx.split(net, nnx.Param, ...)[:2], out.stats)
+    """
+    network = fresh(network)
+    network.train() if train else network.eval()
+    logits, traces = network.trace(x, key=key, record=trace)
+    return Outputs(logits, nnx.state(network, NOT_PARAMS), traces)
+
+
+def _make_stage(
+    plan: StagePlan,
+    wiring: Wiring,
+    depth: int,
+    betas: list[float],
+    drops: list[float],
+    *,
+    remat: Remat,
+    rngs: nnx.Rngs,
+) -> Stage:
+    make = functools.partial(Block, wiring=wiring, depth=depth, excite=plan.excite)
+    leads = plan.leads
+    first = rest = None
+    if leads:
+        first = make(
+            plan.first,
+            stride=plan.stride,
+            pool=plan.pool,
+            beta=betas[0],
+            drop=drops[0],
+            rngs=rngs,
+        )
+    count = plan.depth - leads
+    if count:
+
+        @nnx.split_rngs(splits=count)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stacked(rngs, beta, drop):
+            return make(plan.rest, beta=beta, drop=drop, rngs=rngs)
+
+        numbers = (jnp.asarray(a[leads:], jnp.float32) for a in (betas, drops))
+        rest = stacked(rngs, *numbers)
+    return Stage(first=first, rest=rest, depth=plan.depth, leads=leads, remat=remat)
+
+
+def _betas(plans: Sequence[StagePlan]) -> list[float]:
+    """The standard deviation of each block's input that a normalizer-free network predicts.
+
+    A block that changes the shape starts anew from variance one, since its skip projects the
+    normalized input; each block adds the square of the branch's scale (Brock et al. 2021, sec. 3).
+    """
+    betas, variance = [], 1.0
+    for plan in plans:
+        for number in range(plan.depth):
+            betas.append(variance**0.5)
+            variance = 1.0 if number == 0 and plan.leads else variance
+            variance += NORMALIZER_FREE_SCALE**2
+    return betas
