@@ -12,8 +12,14 @@ from jaxact.analysis._chain import as_chain as as_chain
 from jaxact.analysis._chain import run as run
 from jaxact.analysis._features import feature_matrix as feature_matrix
 from jaxact.analysis._features import features as features
+from jaxact.analysis._flips import FlipRank as FlipRank
+from jaxact.analysis._flips import flip_rank as flip_rank
+from jaxact.analysis._flips import flips as flips
 from jaxact.analysis._gradients import gradients as gradients
+from jaxact.analysis._gradients import per_example_gradients as per_example_gradients
+from jaxact.analysis._gradients import tangent_kernel as tangent_kernel
 from jaxact.analysis._jacobians import input_jacobians as input_jacobians
+from jaxact.analysis._jacobians import output_jacobians as output_jacobians
 from jaxact.analysis._measurement import QUANTITIES as QUANTITIES
 from jaxact.analysis._measurement import Measurement as Measurement
 from jaxact.analysis._measurement import concatenate as concatenate
@@ -32,6 +38,13 @@ from jaxact.analysis._moments import update_moments as update_moments
 from jaxact.analysis._ranks import Ranks as Ranks
 from jaxact.analysis._ranks import matrix_ranks as matrix_ranks
 from jaxact.analysis._ranks import ranks as ranks
+from jaxact.analysis._residual import Lesions as Lesions
+from jaxact.analysis._residual import PathGradients as PathGradients
+from jaxact.analysis._residual import contributions as contributions
+from jaxact.analysis._residual import effective_depth as effective_depth
+from jaxact.analysis._residual import lesion as lesion
+from jaxact.analysis._residual import lesion_study as lesion_study
+from jaxact.analysis._residual import path_gradients as path_gradients
 from jaxact.analysis._similarity import Similarity as Similarity
 from jaxact.analysis._similarity import align as align
 from jaxact.analysis._similarity import angular_distance as angular_distance
@@ -55,6 +68,8 @@ from jaxact.analysis._stream import stream as stream
 from jaxact.analysis._stream import update_stream as update_stream
 from jaxact.analysis._table import table as table
 from jaxact.analysis._table import tidy as tidy
+from jaxact.analysis._tags import collect as collect
+from jaxact.analysis._tags import tag_units as tag_units
 from jaxact.analysis._units import UnitRange as UnitRange
 from jaxact.analysis._units import UnitStates as UnitStates
 from jaxact.analysis._units import mean_shift as mean_shift

@@ -1,4 +1,4 @@
-"""The Jacobian from the input to every layer, as a product over the layers."""
+"""Jacobians from the input to every layer, and from every layer to the output, as products."""
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +47,7 @@ def input_jacobians(
     if start.shape != (k, k):
         raise ValueError(f"start must have shape {(k, k)} for this input; got {start.shape}")
 
-    rounding = 4 * k**0.5 * float(jnp.finfo(flat.dtype).eps)
-    share = rounding if tolerance is None else tolerance
+    share = _share(tolerance, k, flat)
 
     def visit(layer, carry, _):
         h, product = carry
@@ -64,3 +63,58 @@ def input_jacobians(
         return (y, product), product
 
     return scan_layers(chain, visit, (h, spectral.graded_start(start)))[1]
+
+
+def _share(tolerance: float | None, k: int, like: Array) -> float:
+    return 4 * k**0.5 * float(jnp.finfo(like.dtype).eps) if tolerance is None else tolerance
+
+
+def output_jacobians(
+    chain: Chain,
+    x: PyTree[Array],
+    /,
+    *,
+    start: Array | None = None,
+    tolerance: float | None = None,
+) -> dict[str, spectral.GradedProduct]:
+    """The layer-to-output Jacobian dy/dh_{l-1} at one example, from the input of every layer l.
+
+    The transposes of the layers' own Jacobians act by `jax.vjp`, from the last layer to the first,
+    on the orthonormal factor of a graded product; see `input_jacobians`.
+
+    Args:
+      chain: a network, from `as_chain`, whose layers treat examples independently.
+      x: one example, without batch axis.
+      start: orthogonal (k, k), k counting the outputs; see `input_jacobians`.
+      tolerance: see `input_jacobians`.
+
+    Returns:
+      By segment name the factored products (of the transposes, which have the same singular
+      values), with a leading layer axis; `jaxact.spectral.graded_spectrum` turns each into its
+      log singular values.
+
+    Raises:
+      ValueError: if ``start`` is not (k, k).
+    """
+
+    def remember(layer, h, _):
+        y = layer(h)
+        return y, h
+
+    y, hidden = scan_layers(chain, remember, jax.tree.map(lambda leaf: leaf[None], x))
+    flat, _ = ravel_example(y)
+    k = flat.size
+    if start is None:
+        start = jnp.eye(k, dtype=flat.dtype)
+    if start.shape != (k, k):
+        raise ValueError(f"start must have shape {(k, k)} for this output; got {start.shape}")
+    share = _share(tolerance, k, flat)
+
+    def visit(layer, product, h):
+        flat, unravel = ravel_example(h)
+        _, transpose = jax.vjp(lambda v: ravel_example(layer(unravel(v)))[0], flat)
+        rows = jax.vmap(lambda v: transpose(v)[0], in_axes=-1, out_axes=-1)(product.q)
+        product = spectral.graded_step(product, rows, tolerance=share)
+        return product, product
+
+    return scan_layers(chain, visit, spectral.graded_start(start), hidden, reverse=True)[1]

@@ -12,7 +12,6 @@ from jax import lax
 from jaxtyping import Array, Int, PyTree
 
 from jaxact.analysis._chain import Chain, scan_layers
-from jaxact.analysis._features import features
 from jaxact.analysis._measurement import Measurement, concatenate, measure_spectrum
 from jaxact.analysis._moments import (
     Moments,
@@ -29,6 +28,7 @@ from jaxact.analysis._similarity import (
     start_similarity,
     update_similarity,
 )
+from jaxact.analysis._tags import responses
 from jaxact.analysis._units import (
     UnitRange,
     mean_shift,
@@ -46,7 +46,8 @@ class LayerState(NamedTuple):
 
     Attributes:
       moments: first and second moments over samples and positions, a unit being a channel.
-      units: ranges of the units' responses.
+      units: ranges of the responses of the layer's units: of what `tag_units` marks inside it, or
+        of its outputs where nothing is marked.
       similarity: sums from which the cosine between examples follows.
       non_finite: how many examples were left out because their features hold NaN or infinity.
     """
@@ -71,9 +72,14 @@ def start_stream(chain: Chain, x: PyTree, /, *, form: str = "root") -> dict[str,
     Raises:
       ValueError: if a layer puts out something other than one array of floats (batch, ..., units).
     """
-    outs = jax.eval_shape(lambda x: features(chain, x), x)
+
+    def visit(layer, h, _):
+        h, units = responses(layer, h)
+        return h, (h, units)
+
+    outs = jax.eval_shape(lambda x: scan_layers(chain, visit, x)[1], x)
     states = {}
-    for name, h in outs.items():
+    for name, (h, units) in outs.items():
         if not hasattr(h, "shape") or h.ndim < 3 or not jnp.issubdtype(h.dtype, jnp.floating):
             raise ValueError(
                 f"layers must put out one array of floats (batch, ..., units); {name!r} puts out "
@@ -83,7 +89,7 @@ def start_stream(chain: Chain, x: PyTree, /, *, form: str = "root") -> dict[str,
         size = math.prod(h.shape[2:])
         one = LayerState(
             start_moments(h.shape[-1], form=form, dtype=dtype),
-            start_units(h.shape[-1], dtype=dtype),
+            start_units(sum(u.shape[-1] for u in units), dtype=dtype),
             start_similarity(size, dtype),
             jnp.zeros((), jnp.int32),
         )
@@ -112,18 +118,36 @@ def update_stream(
     """
 
     def visit(layer, h, state):
-        h = layer(h)
+        h, units = responses(layer, h)
         finite = jnp.all(jnp.isfinite(h), axis=tuple(range(1, h.ndim)))
-        samples = h.reshape(-1, h.shape[-1])
-        mask = jnp.repeat(finite, len(samples) // len(h))
+        samples, mask = _rows(h, finite)
         return h, LayerState(
             update_moments(state.moments, samples, mask=mask),
-            update_units(state.units, samples, mask=mask, limits=limits),
+            _update_ranges(state.units, [_rows(u, finite) for u in units], limits),
             update_similarity(state.similarity, h, mask=finite),
             state.non_finite + jnp.sum((~finite).astype(jnp.int32)),
         )
 
     return scan_layers(chain, visit, x, states)[1]
+
+
+def _rows(h: Array, finite: Array) -> tuple[Array, Array]:
+    """Positions as samples, and which of them belong to a finite example."""
+    rows = h.reshape(-1, h.shape[-1])
+    return rows, jnp.repeat(finite, len(rows) // len(h))
+
+
+def _update_ranges(
+    state: UnitRange, units: list[tuple[Array, Array]], limits: tuple[float, float]
+) -> UnitRange:
+    """The ranges of all units of a layer, one kind after the other."""
+    parts, first = [], 0
+    for rows, mask in units:
+        chosen = slice(first, first + rows.shape[-1])
+        part = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], state)
+        parts.append(update_units(part, rows, mask=mask, limits=limits))
+        first = chosen.stop
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def merge_streams(a: dict[str, LayerState], b: dict[str, LayerState], /) -> dict[str, LayerState]:
@@ -217,13 +241,13 @@ def measure_stream(
     parts: dict[str, list[Measurement]] = {}
     for name in (segment.name for segment in chain.segments):
         state = states[name]
-        samples = int(jnp.max(state.units.count))
+        samples = round(float(jnp.max(state.moments.count + state.moments.lost[0])))
         if samples == 1 and centred:
             raise ValueError(
                 f"states must have seen at least two samples for centred=True; {name!r} has seen "
                 f"{samples}: pass centred=False or more data"
             )
-        layers = len(state.units.count)
+        layers = len(state.moments.count)
         names = tuple(f"{name}.{i}" for i in range(1, layers + 1)) if layers > 1 else (name,)
         for quantity, found in _measure_segment(state, names, centred, object, samples).items():
             parts.setdefault(quantity, []).append(found)
@@ -243,7 +267,8 @@ def _measure_segment(
         tolerance=spectrum_floor(state.moments),
     )
     like = dataclasses.replace(found["stable_rank"], centring="none")
-    seen = state.units.count > 0
+    count = state.moments.count + state.moments.lost[0]
+    seen = count > 0
     share = shares(unit_states(state.units))
     values = {
         "cosine_similarity": (
@@ -256,7 +281,7 @@ def _measure_segment(
             name: (getattr(share, name), f"share of units that are {text}")
             for name, text in UNIT_DEFINITIONS.items()
         },
-        "samples": (state.units.count, "samples (examples times positions) seen"),
+        "samples": (count, "samples (examples times positions) seen"),
     }
     for name, (value, definition) in values.items():
         value = jnp.where(seen, value, 0)

@@ -14,7 +14,7 @@ class UnitRange(NamedTuple):
     """What every unit of a layer has put out so far.
 
     Attributes:
-      count: number of responses of one unit (samples times positions), less than 2^31.
+      count: number of responses (samples times positions), (units,), less than 2^31.
       least: the smallest response, (units,).
       largest: the largest response, (units,).
       on: how many responses were above zero, (units,).
@@ -22,7 +22,7 @@ class UnitRange(NamedTuple):
       high: how many lay at the upper limit, (units,).
     """
 
-    count: Int[Array, "*layer"]
+    count: Int[Array, "*layer u"]
     least: Float[Array, "*layer u"]
     largest: Float[Array, "*layer u"]
     on: Int[Array, "*layer u"]
@@ -56,7 +56,7 @@ def start_units(units: int, *, dtype: Any = jnp.float32) -> UnitRange:
     """The ranges of units that have not responded yet."""
     none = jnp.zeros(units, jnp.int32)
     bound = jnp.full(units, jnp.inf, dtype)
-    return UnitRange(jnp.zeros((), jnp.int32), bound, -bound, none, none, none)
+    return UnitRange(none, bound, -bound, none, none, none)
 
 
 def update_units(
@@ -88,7 +88,7 @@ def update_units(
         return jnp.sum((condition & seen).astype(jnp.int32), axis=0)
 
     return UnitRange(
-        state.count + jnp.sum(seen[:, 0].astype(jnp.int32)),
+        state.count + count(seen),
         jnp.minimum(state.least, jnp.min(jnp.where(seen, x, jnp.inf), axis=0)),
         jnp.maximum(state.largest, jnp.max(jnp.where(seen, x, -jnp.inf), axis=0)),
         state.on + count(x > 0),
@@ -128,17 +128,16 @@ def unit_states(state: UnitRange, /, *, tolerance: float = 0.0) -> UnitStates:
       `UnitStates`. The issue's unit diversity is ``1 - mean(constant)``.
     """
     size = jnp.maximum(jnp.abs(state.least), jnp.abs(state.largest))
-    count = jnp.broadcast_to(state.count[..., None], state.on.shape)
     dead = size <= tolerance
     at_limit = state.low + state.high
     return UnitStates(
         dead=dead,
         constant=dead | (state.largest - state.least <= tolerance * size),
-        always_on=state.on == count,
-        saturated=at_limit >= count,
-        switching=(state.on > 0) & (state.on < count),
-        saturation=at_limit / jnp.maximum(count, 1),
-        activity=state.on / jnp.maximum(count, 1),
+        always_on=state.on == state.count,
+        saturated=at_limit >= state.count,
+        switching=(state.on > 0) & (state.on < state.count),
+        saturation=at_limit / jnp.maximum(state.count, 1),
+        activity=state.on / jnp.maximum(state.count, 1),
     )
 
 

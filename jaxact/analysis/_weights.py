@@ -1,6 +1,7 @@
 """Weight matrices: of a network by layer, of a checkpoint by name, and what is measured on them."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxact import spectral
+from jaxact import io, spectral
 from jaxact.analysis._chain import Chain
 from jaxact.analysis._measurement import Measurement, concatenate, measure_spectrum, select
 from jaxact.analysis._singularities import ELIMINATED, eliminated
 
 LAYOUTS = ("hwio", "oihw")
+FOREIGN = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx")
 
 
 def unfold(kernel: Float[Array, "*batch i o"] | Float[Array, "*batch h w i o"], ndim: int) -> Array:
@@ -57,7 +59,7 @@ def weight_matrices(chain: Chain) -> dict[str, dict[str, Float[Array, "layer o i
     return found
 
 
-def as_matrices(source: Any, /, *, layout: str = "hwio") -> dict[str, np.ndarray]:
+def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.ndarray]:
     """Matrices by name, from whatever holds them.
 
     Args:
@@ -66,20 +68,28 @@ def as_matrices(source: Any, /, *, layout: str = "hwio") -> dict[str, np.ndarray
         * a `Chain`: its weight matrices;
         * a mapping from names to arrays, such as a checkpoint's (floats of two axes are matrices,
           of three to five axes convolution kernels, taken unfolded; all else is left out);
+        * the path of a checkpoint, as `jaxact.io.read_arrays` reads it;
         * a stack (layers, m, n);
         * a sequence of matrices, whose shapes may differ.
-      layout: of convolution kernels in a mapping: ``"hwio"`` (Flax: space, inputs, outputs) or
-        ``"oihw"`` (PyTorch and ONNX: outputs, inputs, space). It also says which axis of a dense
-        weight counts the outputs: the last, or the first.
+      layout: of convolution kernels in a mapping or file: ``"hwio"`` (Flax: space, inputs,
+        outputs) or ``"oihw"`` (PyTorch and ONNX: outputs, inputs, space). It also says which axis
+        of a dense weight counts the outputs: the last, or the first. By default ``"oihw"`` for
+        files of PyTorch, ONNX and safetensors, else ``"hwio"``.
 
     Returns:
       By name, in the order of the source, matrices (outputs, inputs).
 
     Raises:
       TypeError: if ``source`` is none of these, or holds something that is not an array of numbers.
-      ValueError: if ``layout`` is unknown, an item of a sequence is not a matrix, a matrix is
+      FileNotFoundError: if there is nothing at the path.
+      ValueError: if ``layout`` is unknown, the file cannot be read, an item of a sequence is not a matrix, a matrix is
         empty, or there is none.
     """
+    if isinstance(source, str | pathlib.Path):
+        foreign = pathlib.Path(source).suffix in FOREIGN
+        layout = ("oihw" if foreign else "hwio") if layout is None else layout
+        source = io.read_arrays(source)
+    layout = "hwio" if layout is None else layout
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
     if isinstance(source, Chain):
@@ -107,7 +117,7 @@ def as_matrices(source: Any, /, *, layout: str = "hwio") -> dict[str, np.ndarray
             found[f"layer_{number}"] = array
     else:
         raise TypeError(
-            "source must be a chain, a mapping of arrays, a stack or a sequence of matrices; got "
+            "source must be a chain, a mapping of arrays, a path, a stack or a sequence of matrices; got "
             f"{type(source).__name__}"
         )
     for name, matrix in found.items():
@@ -140,7 +150,7 @@ def measure_matrices(
     /,
     *,
     object: str = "weight",
-    layout: str = "hwio",
+    layout: str | None = None,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Measurement]:
     """Every rank and norm of every matrix, whatever holds them.

@@ -147,6 +147,64 @@ class TestJacobians:
         chex.assert_trees_all_close(batched[1], logs(x[1]), atol=1e-4)
 
 
+class TestOutputJacobians:
+    def test_against_dense(self, chain, weights, x):
+        found = analysis.output_jacobians(chain, x[0])
+        assert found["stem"].log_scale.shape == (1, 3)
+        hidden = unrolled(weights, x[:1])
+        for number in range(DEPTH):
+
+            def rest(h, first=number):
+                for w in weights[1][first:]:
+                    h = layer(w, h)
+                return h[0]
+
+            dense = jax.jacobian(rest)(hidden[number])[:, 0]
+            product = jax.tree.map(lambda leaf, n=number: leaf[n], found["blocks"])
+            logs = spectral.graded_spectrum(product)
+            s = np.linalg.svd(np.asarray(dense, np.float64), compute_uv=False)
+            np.testing.assert_allclose(np.exp(logs), s, rtol=3e-4)
+        logs = spectral.graded_spectrum(jax.tree.map(lambda leaf: leaf[0], found["stem"]))
+        forward = analysis.input_jacobians(chain, x[0])["blocks"]
+        last = spectral.graded_spectrum(jax.tree.map(lambda leaf: leaf[-1], forward))
+        chex.assert_trees_all_close(logs, last, atol=1e-4)
+
+    def test_start_must_be_square_of_the_outputs(self, chain, x):
+        with pytest.raises(ValueError, match=r"start must have shape \(6, 6\)"):
+            analysis.output_jacobians(chain, x[0], start=jnp.eye(3))
+
+
+class TestPerExample:
+    def test_rows_are_gradients_of_single_examples(self, chain, x):
+        targets = jnp.arange(5.0)
+
+        def loss(y, t):
+            return jnp.sum(jnp.square(y - t[:, None]))
+
+        rows = analysis.per_example_gradients(chain, loss, x, targets)
+        assert rows["stem"][""].shape == (1, 5, 3 * N)
+        assert rows["blocks"][""].shape == (DEPTH, 5, N * N)
+        _, single = analysis.gradients(chain, lambda y: loss(y, targets[2:3]), x[2:3])
+        expected = single.segments[1].params.reshape(DEPTH, -1)
+        chex.assert_trees_all_close(rows["blocks"][""][:, 2], expected, rtol=1e-4, atol=1e-5)
+        _, whole = analysis.gradients(chain, lambda y: loss(y, targets), x)
+        total = jnp.sum(rows["stem"][""][0], axis=0)
+        chex.assert_trees_all_close(total, whole.segments[0].params.ravel(), rtol=1e-4)
+
+    def test_tangent_kernel(self, chain, weights, x):
+        found = analysis.tangent_kernel(chain, x)
+        assert found["blocks"].shape == (DEPTH, 5 * N, 5 * N)
+        j = jax.jacobian(lambda w: unrolled((weights[0], w), x)[-1].reshape(-1))(weights[1])
+        flat = j.reshape(5 * N, DEPTH, N * N)
+        expected = jnp.einsum("ilp,jlp->lij", flat, flat)
+        chex.assert_trees_all_close(found["blocks"], expected, rtol=1e-3, atol=1e-4)
+
+    def test_layers_without_parameters(self, x):
+        w = jnp.ones((3, 2))
+        chain = analysis.as_chain([("dense", lambda w, x: x @ w, w, None), jnp.tanh])
+        assert set(analysis.tangent_kernel(chain, x)) == {"dense"}
+
+
 class TestWeightsAndGradients:
     def test_gradients_are_jax_grads(self, chain, weights, x):
         def loss(y):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxact import analysis
+from jaxact import analysis, io
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,15 @@ class TestSources:
         assert list(found[2]) == ["blocks.1", "blocks.2", "blocks.3"]
         np.testing.assert_array_equal(found[0]["layer_2"], found[1]["layer_2"])
         np.testing.assert_array_equal(found[0]["layer_2"], found[2]["blocks.2"].T)
+
+    def test_file(self, checkpoint, tmp_path):
+        weights = {k: v for k, v in checkpoint.items() if v.ndim}
+        io.write_safetensors(tmp_path / "model.safetensors", weights)
+        np.savez(tmp_path / "flax.npz", conv=checkpoint["conv.weight"].transpose(2, 3, 1, 0))
+        found = analysis.as_matrices(tmp_path / "model.safetensors")
+        kernel = checkpoint["conv.weight"]
+        np.testing.assert_array_equal(found["conv.weight"], kernel.reshape(8, 12))
+        assert analysis.as_matrices(str(tmp_path / "flax.npz"))["conv"].shape == (8, 12)
 
     @pytest.mark.parametrize(
         ("source", "error", "message"),

@@ -238,7 +238,7 @@ class TestStream:
         chain = analysis.as_chain([lambda x: x])
         x = jax.random.normal(jax.random.key(0), (5, 3, 2, 4))
         states = analysis.stream(chain, [x])
-        assert int(states["layer_1"].units.count[0]) == 30
+        assert int(states["layer_1"].units.count[0, 0]) == 30
         assert states["layer_1"].similarity.direction.shape == (1, 24)
 
     def test_too_little_data(self, network, data):
