@@ -82,8 +82,8 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
     Raises:
       TypeError: if ``source`` is none of these, or holds something that is not an array of numbers.
       FileNotFoundError: if there is nothing at the path.
-      ValueError: if ``layout`` is unknown, the file cannot be read, an item of a sequence is not a matrix, a matrix is
-        empty, or there is none.
+      ValueError: if ``layout`` is unknown, the file cannot be read, an item of a sequence is not a
+        matrix, a matrix is empty, or there is none.
     """
     if isinstance(source, str | pathlib.Path):
         foreign = pathlib.Path(source).suffix in FOREIGN
@@ -117,8 +117,8 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
             found[f"layer_{number}"] = array
     else:
         raise TypeError(
-            "source must be a chain, a mapping of arrays, a path, a stack or a sequence of matrices; got "
-            f"{type(source).__name__}"
+            "source must be a chain, a mapping of arrays, a path, a stack or a sequence of matrices; "
+            f"got {type(source).__name__}"
         )
     for name, matrix in found.items():
         if 0 in matrix.shape:
