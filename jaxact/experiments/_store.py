@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,10 +81,39 @@ class Run:
                     raise StudyError(f"out: {folder} is not empty and holds no study to resume")
             run.cells.mkdir(exist_ok=True)
             for leftover in run.folder.rglob(".*.tmp"):
-                leftover.unlink()
+                # A younger one may be what another process of this study is writing.
+                if time.time() - leftover.stat().st_mtime > 60:
+                    leftover.unlink()
             write_whole(path, json.dumps(config, indent=2).encode())
         except OSError as error:
             raise StudyError(f"out: cannot write to {folder} ({error.strerror})") from error
+        return run
+
+    @classmethod
+    def join(
+        cls, folder: str | pathlib.Path, config: Mapping[str, Any], *, patience: float = 120
+    ) -> "Run":
+        """Takes part in a study that another process starts.
+
+        Args:
+          folder: where the study lies, or soon will.
+          config: what decides its results, as JSON values.
+          patience: seconds to wait for the other process.
+
+        Returns:
+          The run.
+
+        Raises:
+          StudyError: if there is no study in time, or it has another config.
+        """
+        run = cls(pathlib.Path(folder))
+        path = run.folder / "config.json"
+        deadline = time.monotonic() + patience
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise StudyError(f"out: no study was started in {folder} in {patience:g} seconds")
+            time.sleep(0.1)
+        _same_config(folder, json.loads(path.read_text()), json.loads(json.dumps(config)))
         return run
 
     def finished(self, cell: str) -> bool:

@@ -145,6 +145,7 @@ class TestRefusals:
             ({"batch_size": 0}, "batch_size: must be at least 1"),
             ({"learning_rate": 0.0}, "learning_rate: must be positive"),
             ({"steps": -1}, "steps: must be at least 0"),
+            ({"share": (2, 2)}, "share: must be I N with 0 <= I < N; got 2 2"),
         ],
     )
     def test_bad_values(self, tmp_path, change, message):
@@ -169,20 +170,13 @@ class TestRefusals:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_gives_the_same_table(tmp_path, study):
+def test_killed_and_resumed_gives_the_same_table(tmp_path, study, start, finish):
     """SIGKILL once a few cells are stored; the rest is done by --resume, to the same table."""
     _, whole = study
     expected = whole[whole.network == "mlp"].astype({"network": str}).reset_index(drop=True)
     folder = tmp_path / "killed"
-    args = [f"--out={folder}", "--networks=mlp"]
-    for field in dataclasses.fields(TINY):
-        value = getattr(TINY, field.name)
-        if value != field.default and field.name != "networks":
-            values = value if isinstance(value, tuple) else (value,)
-            args += [f"--{field.name.replace('_', '-')}", *map(str, values)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", ENTRY, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    config = dataclasses.replace(TINY, networks=("mlp",), out=folder)
+    process = start(config)
     try:
         deadline = time.monotonic() + 400
         while len(list(folder.glob("cells/*.parquet"))) < 3:
@@ -191,11 +185,10 @@ def test_killed_and_resumed_gives_the_same_table(tmp_path, study):
             time.sleep(0.05)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     finished = {p: p.stat().st_mtime_ns for p in folder.glob("cells/*.parquet")}
     assert 3 <= len(finished) < 6
-    done = command(*args, "--resume")
-    assert done.returncode == 0, done.stderr
+    finish(start(dataclasses.replace(config, resume=True)))
     assert {p: p.stat().st_mtime_ns for p in finished} == finished
     resumed = pd.read_parquet(folder / "table.parquet").astype({"network": str})
     for column in resumed.select_dtypes("category"):

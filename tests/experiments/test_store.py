@@ -40,10 +40,14 @@ def test_resume_keeps_cells_and_clears_what_a_killed_process_left(tmp_path):
     run.store("one", rows(1.0))
     leftover = run.cells / ".two.parquet.abc.tmp"
     leftover.write_bytes(b"half")
+    young = run.cells / ".three.parquet.abc.tmp"
+    young.write_bytes(b"being written by another process")
+    os.utime(leftover, (0, 0))
     again = Run.open(tmp_path, CONFIG, resume=True)
     assert again.finished("one")
     assert not again.finished("two")
     assert not leftover.exists()
+    assert young.exists()
 
 
 def test_resume_with_another_config_is_refused(tmp_path):
@@ -55,6 +59,15 @@ def test_resume_with_another_config_is_refused(tmp_path):
 
 def test_resume_in_a_new_folder_starts(tmp_path):
     assert not Run.open(tmp_path / "new", CONFIG, resume=True).finished("one")
+
+
+def test_join_waits_for_the_study_to_be_started(tmp_path):
+    with pytest.raises(StudyError, match=r"no study was started in .* in 0\.2 seconds"):
+        Run.join(tmp_path / "study", CONFIG, patience=0.2)
+    Run.open(tmp_path / "study", CONFIG, resume=False).store("one", rows(1.0))
+    assert Run.join(tmp_path / "study", CONFIG).finished("one")
+    with pytest.raises(StudyError, match="depths"):
+        Run.join(tmp_path / "study", {**CONFIG, "depths": (3,)})
 
 
 def test_unwritable_folder(tmp_path):

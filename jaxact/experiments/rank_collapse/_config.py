@@ -89,6 +89,12 @@ class RankCollapse:
     """Folder of the results; must be new or empty unless --resume is given."""
     resume: bool = False
     """Go on with a study that was stopped, without redoing its finished cells."""
+    share: tuple[int, int] | None = None
+    """Two numbers I N: measure the I-th of N shares of the cells, I from 0. N processes that see
+    one folder measure a study together; the first starts it, and whoever finishes the last cell
+    writes the table and the report. By default the process's share in jax.distributed, if any."""
+    distributed: bool = False
+    """Join the processes of a cluster that JAX detects, such as the hosts of a TPU pod."""
 
 
 class Cell(NamedTuple):
@@ -113,10 +119,13 @@ def cells(config: RankCollapse) -> Iterator[Cell]:
         yield from (Cell(network, *rest) for rest in grid)
 
 
+_NOT_OUTCOME = ("preset", "out", "resume", "share", "distributed")
+
+
 def outcome_fields(config: RankCollapse) -> dict[str, Any]:
     """The fields that decide the results, as JSON values."""
     fields = dataclasses.asdict(config)
-    return {k: v for k, v in fields.items() if k not in ("preset", "out", "resume")}
+    return {k: v for k, v in fields.items() if k not in _NOT_OUTCOME}
 
 
 def validate(config: RankCollapse) -> None:
@@ -149,6 +158,10 @@ def validate(config: RankCollapse) -> None:
     _at_least("steps", config.steps, 0)
     if not 0 < config.learning_rate < float("inf"):
         raise StudyError(f"learning_rate: must be positive and finite; got {config.learning_rate}")
+    if config.share is not None and not 0 <= config.share[0] < config.share[1]:
+        raise StudyError(
+            f"share: must be I N with 0 <= I < N; got {' '.join(map(str, config.share))}"
+        )
 
 
 def _nonempty(name: str, values: tuple[Any, ...]) -> None:

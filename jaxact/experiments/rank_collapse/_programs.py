@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Complex, Float, Int, Integer, Num
 
 from jaxact import activations, analysis, models, spectral, theory, training
@@ -67,15 +68,27 @@ class Program:
         self.train_y, self.test_y = data.train_y, data.test_y
         self.inputs = self.train_x.shape[-1]
         self.outputs = data.num_classes
+        seeds = np.asarray(config.seeds, np.uint32)
+        local = jax.local_devices()
+        most = max(n for n in range(1, len(local) + 1) if len(seeds) % n == 0)
+        mesh = Mesh(np.array(local[:most]), ("seed",))
+        self.by_seed = NamedSharding(mesh, PartitionSpec("seed"))
+        self.seeds = jax.device_put(seeds, self.by_seed)
 
     def compile(self) -> "Program":
         """Compiles what is run for every activation; may be called from another thread."""
         index = jnp.zeros((), jnp.int32)
-        seeds = jnp.asarray(self.config.seeds, jnp.uint32)
-        leaves = jax.eval_shape(self.init, index, seeds)
+        compiled = jax.jit(self._init, out_shardings=self.by_seed).lower(index, self.seeds)
+        self.initialize = compiled.compile()
+        leaves = [
+            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.by_seed)
+            for leaf in jax.eval_shape(self._init, index, self.seeds)
+        ]
         self.observe = jax.jit(self._observe).lower(index, leaves).compile()
         if self.config.steps:
-            self.train = jax.jit(self._train).lower(index, leaves, seeds).compile()
+            # Training ends where it began, so that what observes the start observes the end.
+            train = jax.jit(self._train, out_shardings=self.by_seed)
+            self.train = train.lower(index, leaves, self.seeds).compile()
         return self
 
     def _build(self, index: Int[Array, ""], key: Array) -> nnx.Module:
@@ -104,7 +117,7 @@ class Program:
         shapes = jax.eval_shape(lambda: self._build(index, jax.random.key(0)))
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
-    def init(self, index: Int[Array, ""], seeds: Integer[Array, " seed"]) -> list[Array]:
+    def _init(self, index: Int[Array, ""], seeds: Integer[Array, " seed"]) -> list[Array]:
         """The leaves of freshly initialized networks, (seed, ...)."""
 
         def one(seed):

@@ -93,21 +93,40 @@ def run(config: RankCollapse) -> pathlib.Path:
     except ValueError as error:
         raise StudyError(f"dataset: {error}") from error
     _fits(config, data)
-    folder = Run.open(config.out, _config.outcome_fields(config), resume=config.resume)
+    fields = _config.outcome_fields(config)
+    index, count = config.share or (jax.process_index(), jax.process_count())
+    if index == 0:
+        folder = Run.open(config.out, fields, resume=config.resume)
+    else:
+        folder = Run.join(config.out, fields)
     cells = list(_config.cells(config))
-    left = [cell for cell in cells if not folder.finished(cell.name)]
-    with tqdm(total=len(cells), initial=len(cells) - len(left), unit="cell") as bar:
+    groups = [list(group) for _, group in itertools.groupby(cells, key=lambda cell: cell[:3])]
+    share = [cell for group in groups[index::count] for cell in group]
+    left = [cell for cell in share if not folder.finished(cell.name)]
+    with tqdm(total=len(share), initial=len(share) - len(left), unit="cell") as bar:
         for cell, program in _compiled(config, data, left):
             bar.set_description(cell.name)
             folder.store(cell.name, measure(config, program, cell))
             bar.update()
+
+    def whole() -> bool:
+        return all(folder.finished(cell.name) for cell in cells)
+
+    while jax.process_count() > 1 and not whole():
+        time.sleep(0.5)  # A process that leaves early would end the others.
+    if whole() and (config.share is not None or index == 0):
+        _write(folder, config, cells)
+    return folder.folder
+
+
+def _write(folder: Run, config: RankCollapse, cells: Sequence[Cell]) -> None:
+    """The table of all cells, and what is made of it."""
     table = folder.table([cell.name for cell in cells]).astype(COLUMNS)
     write_whole(folder.folder / "table.parquet", to_parquet(table))
     write_whole(folder.folder / "definitions.json", json.dumps(DEFINITIONS, indent=2).encode())
     facts = manifest()
     write_whole(folder.folder / "manifest.json", json.dumps(facts, indent=2).encode())
     write_report(folder.folder, config, table, facts)
-    return folder.folder
 
 
 def _compiled(
@@ -151,8 +170,8 @@ def measure(config: RankCollapse, program: _programs.Program, cell: Cell) -> pd.
       The cell's rows, with the columns of the study's table.
     """
     index = jnp.asarray(config.activations.index(cell.activation), jnp.int32)
-    seeds = jnp.asarray(config.seeds, jnp.uint32)
-    leaves = program.init(index, seeds)
+    seeds = program.seeds
+    leaves = program.initialize(index, seeds)
     frames = _phase(config, program, program.observe(index, leaves), "initial", 0)
     if config.steps:
         fit = program.train(index, leaves, seeds)
@@ -327,8 +346,14 @@ def main() -> int:
 
     def study() -> None:
         start = time.monotonic()
+        if config.distributed:
+            jax.distributed.initialize()
         folder = run(config)
+        seconds = time.monotonic() - start
+        if not (folder / "report.html").exists():
+            print(f"this share of the study is finished ({seconds:.0f} s)")
+            return
         print(summary(pd.read_parquet(folder / "table.parquet")).to_string(float_format="%.3g"))
-        print(f"\n{folder / 'report.html'} ({time.monotonic() - start:.0f} s)")
+        print(f"\n{folder / 'report.html'} ({seconds:.0f} s)")
 
     return _cli.main(study)
