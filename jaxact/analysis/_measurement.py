@@ -1,11 +1,13 @@
 """What a measured number is: its value beside what is needed to read it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxact import spectral
@@ -76,11 +78,16 @@ QUANTITIES: Mapping[str, tuple[str, Callable[[Array, bool], Array]]] = {
 singular values (or, if the second argument says so, of their logarithms)."""
 
 
+POINTS = 33
+"""Singular values of each spectrum that a table holds: evenly spaced by rank, first and last
+included."""
+
+
 def measure_spectrum(
     s: Float[Array, "layer k"],
     /,
     *,
-    shape: tuple[int, int],
+    shape: tuple[int, int] | Sequence[tuple[int, int]],
     object: str,
     layers: tuple[str, ...] | None = None,
     centring: str = "none",
@@ -90,8 +97,9 @@ def measure_spectrum(
     """Every rank and norm of the spectra of some layers' matrices.
 
     Args:
-      s: singular values by layer, or their logarithms with ``log=True``.
-      shape: (rows, columns) of the matrices.
+      s: singular values by layer, largest first, or their logarithms with ``log=True``; shorter
+        spectra are filled up with zeros (logarithms: -inf), which change nothing.
+      shape: (rows, columns) of the matrices: of all, or one pair for each layer.
       object: what the matrices are.
       layers: their names; ``layer_1``, ``layer_2``, ... by default.
       centring: what was subtracted before.
@@ -101,45 +109,70 @@ def measure_spectrum(
         covariance give `spectrum_floor`.
 
     Returns:
-      By name a `Measurement` of each of `QUANTITIES` and of ``numerical_rank``. A layer whose
-      spectrum holds NaN or infinity is not valid, and its values are 0.
+      By name a `Measurement` of each of `QUANTITIES`, of ``numerical_rank``, and of
+      ``log_singular_value``, 33 of each layer. A layer whose spectrum holds NaN or infinity is not
+      valid, and its values are 0.
 
     Raises:
-      ValueError: if ``layers`` has another length than ``s``, or a dimension is 0.
+      ValueError: if ``layers`` or ``shape`` has another length than ``s``, or a dimension is 0.
     """
     count = len(s)
     layers = tuple(f"layer_{i}" for i in range(1, count + 1)) if layers is None else layers
-    if len(layers) != count:
-        raise ValueError(f"layers must name the {count} spectra; got {len(layers)} names")
-    if 0 in shape:
-        raise ValueError(f"shape must have no zero; got {shape} for {object}")
-    unknown = jnp.isnan(s) | (s == jnp.inf)
-    valid = ~jnp.any(unknown, axis=-1)
-    s = jnp.where(valid[:, None], s, -jnp.inf if log else 0)
-    share = max(shape) * float(jnp.finfo(s.dtype).eps) if tolerance is None else tolerance
-    common: dict[str, Any] = dict(
-        standard_error=None,
-        valid=valid,
-        object=object,
-        centring=centring,
-        dtype=str(s.dtype),
-        layers=layers,
-        shapes=(shape,) * count,
-    )
-    found = {
-        name: Measurement(
-            value=function(s, log), tolerance=None, quantity=name, definition=text, **common
+    shapes = tuple(_pairs(shape, count))
+    for name, given in (("layers", layers), ("shape", shapes)):
+        if len(given) != count:
+            raise ValueError(f"{name} must have an entry for each of {count}; got {len(given)}")
+    for name, pair in zip(layers, shapes, strict=True):
+        if 0 in pair:
+            raise ValueError(f"shape must have no zero; got {pair} for {object} {name}")
+    eps = float(jnp.finfo(s.dtype).eps)
+    share = np.array([max(pair) * eps if tolerance is None else tolerance for pair in shapes])
+    limits = np.minimum([min(pair) for pair in shapes], s.shape[-1])
+    index = np.rint(np.linspace(np.zeros(count), limits - 1, POINTS)).astype(np.int32).T
+    share = jnp.asarray(share, s.dtype)
+    values, valid = _values(s, share, jnp.asarray(index), log)
+
+    def measurement(name: str, definition: str, tolerance: Array | None = None) -> Measurement:
+        return Measurement(
+            value=values[name],
+            standard_error=None,
+            tolerance=tolerance,
+            valid=valid,
+            object=object,
+            quantity=name,
+            definition=definition,
+            centring=centring,
+            dtype=str(s.dtype),
+            layers=layers,
+            shapes=shapes,
         )
-        for name, (text, function) in QUANTITIES.items()
+
+    return {
+        **{name: measurement(name, text) for name, (text, _) in QUANTITIES.items()},
+        "numerical_rank": measurement("numerical_rank", "number of s_i > tolerance * s_1", share),
+        "log_singular_value": measurement(
+            "log_singular_value",
+            f"ln s_i, i = 1 + round((k - 1) (index - 1) / {POINTS - 1}), k = min(rows, columns)",
+        ),
     }
-    found["numerical_rank"] = Measurement(
-        value=spectral.numerical_rank(s, log=log, relative=share),
-        tolerance=jnp.full(count, share, s.dtype),
-        quantity="numerical_rank",
-        definition="number of s_i > tolerance * s_1",
-        **common,
-    )
-    return found
+
+
+def _pairs(shape: Any, count: int) -> Sequence[tuple[int, int]]:
+    return [shape] * count if isinstance(shape[0], int) else shape
+
+
+@functools.partial(jax.jit, static_argnames="log")
+def _values(
+    s: Float[Array, "layer k"], share: Float[Array, " layer"], index: Array, log: bool
+) -> tuple[dict[str, Array], Bool[Array, " layer"]]:
+    valid = ~jnp.any(jnp.isnan(s) | (s == jnp.inf), axis=-1)
+    s = jnp.where(valid[:, None], s, -jnp.inf if log else 0)
+    found = {name: function(s, log) for name, (_, function) in QUANTITIES.items()}
+    bound = s[:, :1] + jnp.log(share)[:, None] if log else s[:, :1] * share[:, None]
+    found["numerical_rank"] = jnp.sum((s > bound).astype(jnp.int32), axis=-1)
+    chosen = jnp.take_along_axis(s, index, axis=-1)
+    found["log_singular_value"] = chosen if log else jnp.log(chosen)
+    return found, valid
 
 
 def concatenate(parts: list[Measurement], /) -> Measurement:

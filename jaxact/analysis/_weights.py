@@ -1,6 +1,7 @@
 """Weight matrices: of a network by layer, of a checkpoint by name, and what is measured on them."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxact import io, spectral
 from jaxact.analysis._chain import Chain
-from jaxact.analysis._measurement import Measurement, concatenate, measure_spectrum, select
+from jaxact.analysis._measurement import Measurement, measure_spectrum, select
 from jaxact.analysis._singularities import ELIMINATED, eliminated
 
 LAYOUTS = ("hwio", "oihw")
@@ -117,8 +118,8 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
             found[f"layer_{number}"] = array
     else:
         raise TypeError(
-            "source must be a chain, a mapping of arrays, a path, a stack or a sequence of matrices; "
-            f"got {type(source).__name__}"
+            "source must be a chain, a mapping of arrays, a path, a stack or a sequence of "
+            f"matrices; got {type(source).__name__}"
         )
     for name, matrix in found.items():
         if 0 in matrix.shape:
@@ -155,7 +156,7 @@ def measure_matrices(
 ) -> dict[str, Measurement]:
     """Every rank and norm of every matrix, whatever holds them.
 
-    Matrices of equal shape are measured as one batch; half precision is widened to float32.
+    Matrices of equal shape are measured as one batch, all in the widest of their dtypes and float32.
 
     Args:
       source: as `as_matrices` takes it.
@@ -179,37 +180,46 @@ def measure_matrices(
       ([3, 0, 0], [0, 0, 4])
     """
     matrices = as_matrices(source, layout=layout)
-    groups: dict[tuple[tuple[int, ...], Any], list[str]] = {}
+    dtype = functools.reduce(
+        jnp.promote_types,
+        {jax.dtypes.canonicalize_dtype(m.dtype) for m in matrices.values()},
+        jnp.float32,
+    )
+    groups: dict[tuple[int, ...], list[str]] = {}
     for name, matrix in matrices.items():
-        dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(matrix.dtype), jnp.float32)
-        groups.setdefault((matrix.shape, dtype), []).append(name)
-    parts: dict[str, list[Measurement]] = {}
-    for (_, dtype), names in progress(list(groups.items())):
-        stack = jnp.stack([jnp.asarray(matrices[name], dtype) for name in names])
-        for quantity, measurement in _measure_stack(stack, object, tuple(names)).items():
-            parts.setdefault(quantity, []).append(measurement)
-    return {quantity: select(concatenate(part), list(matrices)) for quantity, part in parts.items()}
+        groups.setdefault(matrix.shape, []).append(name)
+    seen = []
+    for group in progress(list(groups.values())):
+        seen.append(_observe(jnp.stack([jnp.asarray(matrices[name], dtype) for name in group])))
+    # Spectra of one length are measured by one compiled program.
+    longest = max(s.shape[1] for s, _, _ in seen)
+    s = jnp.concatenate([jnp.pad(s, ((0, 0), (0, longest - s.shape[1]))) for s, _, _ in seen])
+    missing, rows = (jnp.concatenate([found[i] for found in seen]) for i in (1, 2))
+    names = [name for group in groups.values() for name in group]
+    shapes = [matrices[name].shape for name in names]
+    found = measure_spectrum(s, shape=shapes, object=object, layers=tuple(names))
+    found = _with_counts(found, missing, rows)
+    return {quantity: select(m, list(matrices)) for quantity, m in found.items()}
 
 
-def _measure_stack(stack: Array, object: str, names: tuple[str, ...]) -> dict[str, Measurement]:
-    s, missing, rows = _observe(stack)
-    shape = (stack.shape[1], stack.shape[2])
-    found = measure_spectrum(s, shape=shape, object=object, layers=names)
+def _with_counts(
+    found: dict[str, Measurement], missing: Array, rows: Array
+) -> dict[str, Measurement]:
     # A matrix that is not finite was measured as zeros.
     found = {k: dataclasses.replace(m, valid=missing == 0) for k, m in found.items()}
-    common = dataclasses.replace(found["stable_rank"], tolerance=None)
+    common = found["stable_rank"]
     return found | {
         "eliminated_outputs": dataclasses.replace(
             common,
             value=jnp.where(missing == 0, rows, 0),
-            tolerance=jnp.full(len(names), ELIMINATED, stack.dtype),
+            tolerance=jnp.full(len(rows), ELIMINATED, common.value.dtype),
             quantity="eliminated_outputs",
             definition="rows of norm at most tolerance times the root mean square norm of the rows",
         ),
         "non_finite": dataclasses.replace(
             common,
             value=missing,
-            valid=jnp.ones(len(names), bool),
+            valid=jnp.ones(len(rows), bool),
             quantity="non_finite",
             definition="entries that are NaN or infinite",
         ),
@@ -218,8 +228,8 @@ def _measure_stack(stack: Array, object: str, names: tuple[str, ...]) -> dict[st
 
 @jax.jit
 def _observe(stack: Float[Array, "layer m n"]) -> tuple[Array, Array, Array]:
-    finite = jnp.isfinite(stack)
-    missing = jnp.sum((~finite).astype(jnp.int32), axis=(1, 2))
+    """Singular values, entries that are not finite, and rows of no size."""
+    missing = jnp.sum((~jnp.isfinite(stack)).astype(jnp.int32), axis=(1, 2))
     clean = jnp.where(missing[:, None, None] == 0, stack, 0)
     rows = jnp.sum(eliminated(clean).astype(jnp.int32), axis=-1)
     return spectral.singular_values(clean), missing, rows

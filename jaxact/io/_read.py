@@ -22,7 +22,8 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
     ``.pth .pt .bin .ckpt``         of ``torch.save``, either format; mapped. Nothing pickled is
                                     run: anything but tensors, ordered dicts and plain containers
                                     is refused
-    ``.onnx``                       the initializers; needs ``pip install 'jaxact[onnx]'``
+    ``.onnx``                       the initializers, in the order in which the graph uses them;
+                                    needs ``pip install 'jaxact[onnx]'``
     ``.npz``                        mapped where it is stored without compression
     a folder                        a checkpoint of orbax
     =============================== ============================================================
@@ -114,10 +115,12 @@ def _onnx(path: pathlib.Path) -> dict[str, np.ndarray]:
         model = onnx.load(str(path))
         if not model.ByteSize() or not model.HasField("graph"):
             raise ValueError("it holds no graph")
-        return {
-            tensor.name: np.asarray(numpy_helper.to_array(tensor))
-            for tensor in model.graph.initializer
-        }
+        used = [name for node in model.graph.node for name in node.input]
+        first = {name: number for number, name in reversed(list(enumerate(used)))}
+        initializers = sorted(
+            model.graph.initializer, key=lambda tensor: first.get(tensor.name, len(used))
+        )
+        return {tensor.name: np.asarray(numpy_helper.to_array(tensor)) for tensor in initializers}
     except (DecodeError, checker.ValidationError, ValueError, TypeError, OSError) as error:
         raise ValueError(f"path must be a whole ONNX model; {path}: {error}") from error
 

@@ -99,7 +99,9 @@ class TestMeasurements:
             "eliminated_outputs": 0,
             "non_finite": 0,
         }
-        assert set(found) == set(expected)
+        assert set(found) == {*expected, "log_singular_value"}
+        logs = np.asarray(found["log_singular_value"].value[1])
+        np.testing.assert_allclose(np.exp(logs[[0, 8, 16, 24, 32]]), s, rtol=1e-5)
         for quantity, value in expected.items():
             assert float(found[quantity].value[1]) == pytest.approx(value, rel=1e-5), quantity
 
@@ -113,11 +115,13 @@ class TestMeasurements:
         assert not frame.value.isna().any()
         broken = frame[frame.name == "fc2.weight"]
         assert broken[["quantity", "value"]].to_numpy().tolist() == [["non_finite", 3.0]]
-        assert len(frame[frame.name == "fc.weight"]) == 9
+        assert len(frame[frame.name == "fc.weight"]) == 9 + 33
 
     def test_zero_matrix(self):
         frame = analysis.table(analysis.measure_matrices([np.zeros((3, 4))]))
-        values = frame.set_index("quantity").value
+        logs = frame[frame.quantity == "log_singular_value"]
+        assert (logs.value == -np.inf).all()
+        values = frame.drop(logs.index).set_index("quantity").value
         assert values["eliminated_outputs"] == 3
         assert (values.drop("eliminated_outputs") == 0).all()
 
