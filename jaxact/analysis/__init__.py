@@ -79,6 +79,7 @@ from jaxact.analysis._units import shares as shares
 from jaxact.analysis._units import start_units as start_units
 from jaxact.analysis._units import unit_states as unit_states
 from jaxact.analysis._units import update_units as update_units
+from jaxact.analysis._weights import OUTPUTS_FIRST as OUTPUTS_FIRST
 from jaxact.analysis._weights import as_matrices as as_matrices
 from jaxact.analysis._weights import measure_matrices as measure_matrices
 from jaxact.analysis._weights import weight_matrices as weight_matrices

@@ -17,7 +17,8 @@ from jaxact.analysis._measurement import Measurement, measure_spectrum, select
 from jaxact.analysis._singularities import ELIMINATED, eliminated
 
 LAYOUTS = ("hwio", "oihw")
-FOREIGN = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx")
+OUTPUTS_FIRST = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx")
+"""Suffixes of files whose kernels have the axes outputs, inputs, space."""
 
 
 def unfold(kernel: Float[Array, "*batch i o"] | Float[Array, "*batch h w i o"], ndim: int) -> Array:
@@ -87,7 +88,7 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
         matrix, a matrix is empty, or there is none.
     """
     if isinstance(source, str | pathlib.Path):
-        foreign = pathlib.Path(source).suffix in FOREIGN
+        foreign = pathlib.Path(source).suffix in OUTPUTS_FIRST
         layout = ("oihw" if foreign else "hwio") if layout is None else layout
         source = io.read_arrays(source)
     layout = "hwio" if layout is None else layout
@@ -156,7 +157,7 @@ def measure_matrices(
 ) -> dict[str, Measurement]:
     """Every rank and norm of every matrix, whatever holds them.
 
-    Matrices of equal shape are measured as one batch, all in the widest of their dtypes and float32.
+    Matrices of equal shape are measured as one batch, in the widest dtype of all, at least float32.
 
     Args:
       source: as `as_matrices` takes it.

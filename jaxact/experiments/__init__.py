@@ -1,5 +1,6 @@
 """Studies: from a config to a table, figures and a report."""
 
+from jaxact.experiments import checkpoint as checkpoint
 from jaxact.experiments import rank_collapse as rank_collapse
 from jaxact.experiments import train_resnet as train_resnet
 from jaxact.experiments._store import Run as Run

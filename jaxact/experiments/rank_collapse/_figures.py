@@ -4,76 +4,30 @@
 """The study's figures, each drawn from the table alone, with the numbers that it shows."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
+from jaxact.experiments._plots import (
+    LABELS,
+    TEXT_WIDTH,
+    Drawing,
+    legend,
+    panels,
+    plain_log,
+    style,
+)
+from jaxact.experiments._plots import PLACEMENTS as STYLES
 from jaxact.experiments.rank_collapse._config import PLACEMENTS, RankCollapse
 
-# Okabe & Ito's colours, told apart by every kind of colour vision, and by dashes in print.
-STYLES = {
-    "plain": dict(color="#000000", linestyle="-", marker="o"),
-    "post": dict(color="#D55E00", linestyle=(0, (5, 1)), marker="s"),
-    "pre": dict(color="#0072B2", linestyle=(0, (3, 1, 1, 1)), marker="^"),
-    "none": dict(color="#CC79A7", linestyle=(0, (1, 1)), marker="v"),
-    "scaled": dict(color="#009E73", linestyle=(0, (4, 2)), marker="D"),
-}
 MARKERS = "osD^vP*X"
-LABELS = {
-    "plain": "plain",
-    "post": "post-norm",
-    "pre": "pre-norm",
-    "none": "residual, no norm",
-    "scaled": r"residual, branch/$\sqrt{L}$",
-}
 PHASES = {"initial": "at initialization", "trained": "after training"}
-RC: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "axes.titlesize": 8,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3,
-    "legend.frameon": False,
-    "axes.grid": True,
-    "grid.linewidth": 0.4,
-    "grid.alpha": 0.4,
-    "figure.constrained_layout.use": True,
-    "svg.hashsalt": "jaxact",
-    "pdf.fonttype": 42,
-}
-
-
-def style() -> AbstractContextManager[None]:
-    """The settings under which figures are made and saved."""
-    return mpl.rc_context(RC)
-
-
-TEXT_WIDTH = 5.5
-"""Inches: the text width of a one-column paper, or a figure across two columns."""
 
 LOSS_SHOWN = 100.0
 """Losses above this are outside the figure, so that those below can be told apart."""
-
-
-class Drawing(NamedTuple):
-    """A figure with its file name, caption, and the numbers it shows."""
-
-    name: str
-    figure: Figure
-    caption: str
-    numbers: pd.DataFrame
 
 
 def draw(table: pd.DataFrame, config: RankCollapse) -> Iterator[Drawing]:
@@ -129,20 +83,7 @@ def draw(table: pd.DataFrame, config: RankCollapse) -> Iterator[Drawing]:
 
 
 def _grid_of_axes(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(TEXT_WIDTH, height))
-    return figure, figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
-
-
-def _plain_log(axis: Axis) -> None:
-    """A logarithmic axis of less than about two decades, labelled 1, 2, 5, 10, ..."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FormatStrFormatter("%g"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, handlelength=3)
+    return panels(rows, columns, height, sharex=True, sharey="row")
 
 
 def _spread(rows: pd.DataFrame, x: str) -> pd.DataFrame:
@@ -192,12 +133,12 @@ def _by_depth(
                 if logy:
                     axes[i, j].set_yscale("log")
                 if what[1] == "effective_rank":
-                    _plain_log(axes[i, j].yaxis)
+                    plain_log(axes[i, j].yaxis)
                 if i == 0:
                     axes[i, j].set_title(activation)
             axes[i, 0].set_ylabel(f"{ylabel}\n{PHASES[phase]}")
         figure.supxlabel("block", fontsize=8)
-        _legend(figure, axes[0, 0])
+        legend(figure, axes[0, 0])
     keys = ["phase", "activation", "placement", "layer"]
     return Drawing(
         name, figure, caption, pd.concat(numbers)[[*keys, "median", "min", "max"]].sort_values(keys)
@@ -216,7 +157,7 @@ def _spectra(rows: pd.DataFrame, name: str, object_: str, depth: int) -> Drawing
     placements = [p for p in PLACEMENTS if p in set(rows.placement)]
     floor = -20.0
     numbers = []
-    with mpl.rc_context(RC | {"axes.grid": False}):
+    with style(**{"axes.grid": False}):
         figure = Figure(figsize=(TEXT_WIDTH, 1.9))
         axes = figure.subplots(1, len(placements), sharey=True, squeeze=False)[0]
         mesh = None
@@ -283,7 +224,7 @@ def _training_loss(rows: pd.DataFrame, name: str) -> Drawing:
             axes[i, 0].set_ylim(top=min(axes[i, 0].get_ylim()[1], LOSS_SHOWN))
             axes[i, 0].set_ylabel(f"training loss\n{depth} blocks")
         figure.supxlabel("step", fontsize=8)
-        _legend(figure, axes[0, 0])
+        legend(figure, axes[0, 0])
     keys = ["depth", "activation", "placement", "step"]
     return Drawing(
         name,
@@ -330,7 +271,7 @@ def _trainability(rows: pd.DataFrame, name: str, depth: int) -> Drawing:
             axes.plot([], [], marker, color="0.4", markerfacecolor="none", label=activation)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        _plain_log(axes.xaxis)
+        plain_log(axes.xaxis)
         axes.set_xlabel("effective rank of the input-to-last-block Jacobian at initialization")
         axes.set_ylabel("loss after training")
         figure.legend(loc="outside right upper")

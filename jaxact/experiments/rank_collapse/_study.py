@@ -3,7 +3,6 @@
 """The study: cells to rows, rows to one table, the table to figures and a report."""
 
 import concurrent.futures
-import io
 import itertools
 import json
 import pathlib
@@ -15,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from jaxact import analysis, training
 from jaxact.experiments import _cli
+from jaxact.experiments._plots import rendered
 from jaxact.experiments._report import Section, report
 from jaxact.experiments._store import Run, StudyError, manifest, to_parquet
 from jaxact.experiments.rank_collapse import _config, _figures, _programs
@@ -280,9 +279,9 @@ def write_report(
     (folder / "figures").mkdir(exist_ok=True)
     sections = []
     for drawing in _figures.draw(table, config):
-        svg = _rendered(drawing.figure, "svg")
+        svg = rendered(drawing.figure, "svg")
         write_whole(folder / "figures" / f"{drawing.name}.svg", svg)
-        write_whole(folder / "figures" / f"{drawing.name}.png", _rendered(drawing.figure, "png"))
+        write_whole(folder / "figures" / f"{drawing.name}.png", rendered(drawing.figure, "png"))
         sections.append(Section(drawing.name, svg, drawing.caption, drawing.numbers))
     when = f"at initialization and after {config.steps} training steps"
     wirings = "; ".join(f"{name} ({_config.PLACEMENTS[name]})" for name in config.placements)
@@ -302,15 +301,6 @@ def write_report(
         },
     )
     write_whole(folder / "report.html", page.encode())
-
-
-def _rendered(figure: Figure, kind: str) -> bytes:
-    file = io.BytesIO()
-    with _figures.style():
-        figure.savefig(
-            file, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
-        )
-    return file.getvalue()
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
