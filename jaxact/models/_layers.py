@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
@@ -229,7 +230,7 @@ class Conv(_Weighted):
 def max_pool(x: Float[Array, "n h w c"], /) -> Float[Array, "n h2 w2 c"]:
     """The largest of 3 x 3 positions, stride 2, padded by one on every side."""
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    floor = jnp.asarray(-jnp.inf, x.dtype)
+    floor = np.asarray(-np.inf, x.dtype)  # a traced one would not be differentiable
     return lax.reduce_window(x, floor, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
@@ -238,7 +239,7 @@ def average_pool(x: Float[Array, "n h w c"], size: int, /) -> Float[Array, "n h2
     window = (1, size, size, 1)
     height, width = x.shape[1:3]
     padding = ((0, 0), (0, -height % size), (0, -width % size), (0, 0))
-    zero = jnp.zeros((), x.dtype)
+    zero = np.zeros((), x.dtype)
     total = lax.reduce_window(x, zero, lax.add, window, window, padding)
     if height % size == 0 and width % size == 0:
         return total * jnp.asarray(1 / size**2, x.dtype)
@@ -250,7 +251,7 @@ def average_pool(x: Float[Array, "n h w c"], size: int, /) -> Float[Array, "n h2
 def average_pool3(x: Float[Array, "n h w c"], stride: int, /) -> Float[Array, "n h2 w2 c"]:
     """Means of 3 x 3 positions, padded by zeros that count, as PyTorch's AvgPool2d has it."""
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    zero = jnp.zeros((), x.dtype)
+    zero = np.zeros((), x.dtype)
     total = lax.reduce_window(x, zero, lax.add, (1, 3, 3, 1), (1, stride, stride, 1), padding)
     return total * jnp.asarray(1 / 9, x.dtype)
 
