@@ -1,6 +1,7 @@
 """A study's folder: files whole or absent, nothing overwritten, nothing finished redone."""
 
 import json
+import os
 
 import pandas as pd
 import pytest
