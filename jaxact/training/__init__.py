@@ -29,6 +29,9 @@ from jaxact.training._log import Row as Row
 from jaxact.training._log import TensorBoard as TensorBoard
 from jaxact.training._log import read_log as read_log
 from jaxact.training._log import tee as tee
+from jaxact.training._follow import Followed as Followed
+from jaxact.training._follow import follow as follow
+from jaxact.training._follow import log_steps as log_steps
 from jaxact.training._loop import Fit as Fit
 from jaxact.training._loop import accuracy as accuracy
 from jaxact.training._loop import batch_order as batch_order

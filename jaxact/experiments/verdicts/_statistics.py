@@ -1,0 +1,199 @@
+"""From effects over seeds to decisions: exact intervals, corrected over all predictions of a run."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+ALPHA = 0.05
+
+
+class Test(NamedTuple):
+    """A prediction's effects over seeds, with the rule that decides on it.
+
+    Attributes:
+      effects: one number for each seed, or exact ones.
+      bound: the smallest effect of interest.
+      side: ``"above"`` or ``"below"``.
+      exact: whether chance has no part in the effects.
+    """
+
+    effects: np.ndarray
+    bound: float
+    side: str
+    exact: bool
+
+
+class Outcome(NamedTuple):
+    """What the data say of a prediction.
+
+    Attributes:
+      decision: ``"confirmed"``, ``"refuted"`` or ``"undecided"``.
+      effect: the median over seeds.
+      low: the lower end of the median's interval; -inf where the seeds are too few for one.
+      high: the upper end.
+      level: the interval's confidence after correction; 1 for an exact effect.
+      p: two-sided p-value of the median being the bound, before correction.
+      seeds: how many effects there are.
+    """
+
+    decision: str
+    effect: float
+    low: float
+    high: float
+    level: float
+    p: float
+    seeds: int
+
+
+def decide(tests: Sequence[Test], /, *, alpha: float = ALPHA) -> list[Outcome]:
+    """Decides on all predictions of a run together.
+
+    Of each, the median effect over seeds is compared with the bound by the sign test, whose p-value
+    and interval (order statistics) are exact for any distribution. The p-values are corrected by
+    Holm's step-down procedure: the i-th smallest of m is tested at level alpha / (m - i + 1), and
+    its interval shown at that level; from the first that fails on, none is decided.
+
+    Args:
+      tests: the predictions of all claims of the run.
+      alpha: the probability of any wrong decision among them, at most.
+
+    Returns:
+      An `Outcome` for each test.
+
+    Raises:
+      ValueError: if a test has no effects.
+
+    Reference:
+      Holm 1979, "A simple sequentially rejective multiple test procedure"; Conover 1999,
+      "Practical nonparametric statistics", section 3.2.
+    """
+    effects = [np.atleast_1d(np.asarray(test.effects, np.float64)) for test in tests]
+    for values in effects:
+        if not values.size:
+            raise ValueError("effects must hold at least one number; got none")
+    random = [i for i, test in enumerate(tests) if not test.exact]
+    p = {i: _p_value(effects[i], tests[i].bound) for i in random}
+    outcomes: dict[int, Outcome] = {}
+    rejecting = True
+    for rank, i in enumerate(sorted(random, key=lambda i: p[i])):
+        level = alpha / (len(random) - rank)
+        rejecting = rejecting and p[i] <= level
+        low, high = _interval(effects[i], 1 - level)
+        side = _side(low, high, tests[i].bound) if rejecting else None
+        outcomes[i] = Outcome(
+            _decision(side, tests[i].side),
+            float(np.median(effects[i])),
+            low,
+            high,
+            1 - level,
+            p[i],
+            effects[i].size,
+        )
+    for i, test in enumerate(tests):
+        if test.exact:
+            outcomes[i] = _exact(effects[i], test)
+    return [outcomes[i] for i in range(len(tests))]
+
+
+def _exact(effects: np.ndarray, test: Test) -> Outcome:
+    low, high = float(np.min(effects)), float(np.max(effects))
+    # A bound that is met exactly satisfies the rule: nothing is uncertain.
+    inside = low >= test.bound if test.side == "above" else high <= test.bound
+    known = bool(np.all(np.isfinite(effects)))
+    decision = "undecided" if not known else "confirmed" if inside else "refuted"
+    worst = low if test.side == "above" else high
+    return Outcome(decision, worst, low, high, 1.0, math.nan, effects.size)
+
+
+def _p_value(effects: np.ndarray, bound: float) -> float:
+    """Two-sided sign test of the median being the bound; ties count against any decision."""
+    if not np.all(np.isfinite(effects)):
+        return 1.0
+    n = effects.size
+    beyond = max(int(np.sum(effects > bound)), int(np.sum(effects < bound)))
+    return float(min(1.0, 2 * stats.binomtest(beyond, n, alternative="greater").pvalue))
+
+
+def _interval(effects: np.ndarray, level: float) -> tuple[float, float]:
+    if not np.all(np.isfinite(effects)):
+        return -math.inf, math.inf
+    test = stats.quantile_test(effects, q=float(np.median(effects)), p=0.5)
+    low, high = test.confidence_interval(level)
+    return (
+        float(low) if np.isfinite(low) else -math.inf,
+        float(high) if np.isfinite(high) else math.inf,
+    )
+
+
+def _side(low: float, high: float, bound: float) -> str | None:
+    if low > bound:
+        return "above"
+    return "below" if high < bound else None
+
+
+def _decision(side: str | None, claimed: str) -> str:
+    if side is None:
+        return "undecided"
+    return "confirmed" if side == claimed else "refuted"
+
+
+class Verdict(NamedTuple):
+    """What the outcomes of a claim's predictions say of the claim.
+
+    Attributes:
+      word: ``"confirmed"``, ``"refuted"``, ``"depends"`` or ``"undecided"``.
+      sentence: the verdict in words.
+    """
+
+    word: str
+    sentence: str
+
+
+def verdict(
+    names: Sequence[str], outcomes: Sequence[Outcome], /, *, depends: str, budget: str
+) -> Verdict:
+    """The verdict on a claim, by the rule alone.
+
+    Args:
+      names: of the predictions.
+      outcomes: of the predictions.
+      depends: what divides them.
+      budget: the preset of the run.
+
+    Returns:
+      Confirmed if every prediction is; refuted if every one is; ``"depends"`` as soon as one is
+      confirmed and another refuted; undecided otherwise, whatever the decided ones say.
+
+    Example:
+      >>> yes = Outcome("confirmed", 1.0, 0.5, 2.0, 0.99, 0.001, 12)
+      >>> no = yes._replace(decision="refuted")
+      >>> verdict(["ReLU", "tanh"], [yes, no], depends="the activation", budget="quick").sentence
+      'Depends on the activation: confirmed for ReLU; refuted for tanh.'
+    """
+    found: dict[str, list[str]] = {"confirmed": [], "refuted": [], "undecided": []}
+    for name, outcome in zip(names, outcomes, strict=True):
+        found[outcome.decision].append(name)
+    parts = "; ".join(f"{word} for {', '.join(which)}" for word, which in found.items() if which)
+    decided = [word for word in ("confirmed", "refuted") if found[word]]
+    if len(decided) == 2:
+        return Verdict("depends", f"Depends on {depends}: {parts}.")
+    if found["undecided"]:
+        at = f"Undecided at this budget ({budget})"
+        return Verdict("undecided", f"{at}: {parts}." if decided else f"{at}.")
+    return Verdict(decided[0], f"{decided[0].capitalize()}.")
+
+
+def rank_correlation(a: Any, b: Any, /) -> float:
+    """Spearman's rank correlation; 0 where one of the two does not vary.
+
+    Example:
+      >>> rank_correlation([1, 2, 3], [10, 20, 40])
+      1.0
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return round(float(stats.spearmanr(a, b).statistic), 12)
