@@ -68,27 +68,43 @@ def report(
         for head, text in facts.items()
     )
     paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in lead)
+    return document(
+        title,
+        f"<h1>{html.escape(title)}</h1>{paragraphs}"
+        f"<h2>In numbers</h2>{table(summary)}"
+        f"<h2>Figures</h2><ol>{contents}</ol>{figures}"
+        f"<h2>Definitions</h2><dl>{terms}</dl><h2>How it was made</h2>{blocks}",
+    )
+
+
+def document(title: str, body: str) -> str:
+    """A page that needs no network, from the source of its body."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{html.escape(title)}</h1>{paragraphs}"
-        f"<h2>In numbers</h2>{_table(summary)}"
-        f"<h2>Figures</h2><ol>{contents}</ol>{figures}"
-        f"<h2>Definitions</h2><dl>{terms}</dl><h2>How it was made</h2>{blocks}</body></html>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>"
     )
 
 
 def _figure(number: int, section: Section) -> str:
-    data = base64.b64encode(section.svg).decode()
-    return (
-        f'<figure id="{html.escape(section.name)}">'
-        f'<img alt="{html.escape(section.caption)}" src="data:image/svg+xml;base64,{data}">'
-        f"<figcaption><b>Figure {number}.</b> {html.escape(section.caption)}</figcaption>"
+    caption = (
+        f"<b>Figure {number}.</b> {html.escape(section.caption)}"
         f"<details><summary>The numbers ({len(section.numbers)} rows)</summary>"
-        f"<div>{_table(section.numbers)}</div></details></figure>"
+        f"<div>{table(section.numbers)}</div></details>"
+    )
+    return figure(section.name, section.svg, caption, alt=section.caption)
+
+
+def figure(name: str, svg: bytes, caption: str, *, alt: str = "") -> str:
+    """A figure with its picture inside; the caption is HTML."""
+    data = base64.b64encode(svg).decode()
+    return (
+        f'<figure id="{html.escape(name)}">'
+        f'<img alt="{html.escape(alt) or caption}" src="data:image/svg+xml;base64,{data}">'
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
-def _table(frame: pd.DataFrame) -> str:
+def table(frame: pd.DataFrame) -> str:
+    """A frame as an HTML table."""
     return frame.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}", na_rep="")

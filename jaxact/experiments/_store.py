@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,8 +27,9 @@ def to_parquet(frame: pd.DataFrame) -> bytes:
 def manifest() -> dict[str, Any]:
     """What a result depends on beside its config: versions, device and default dtype."""
     device = jax.devices()[0]
-    packages = ("jaxact", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+    packages = ("jaxact", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
     return {
+        "commit": _commit(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "platform": device.platform,
@@ -35,6 +37,17 @@ def manifest() -> dict[str, Any]:
         "devices": jax.device_count(),
         "dtype": "float32",
     }
+
+
+def _commit() -> str | None:
+    """The revision of the checkout that the package lies in; None where it lies in none."""
+    here = pathlib.Path(__file__).parent
+    command = ("git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12")
+    try:
+        found = subprocess.run(command, capture_output=True, check=False, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
 
 
 class Run:

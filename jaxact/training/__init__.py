@@ -24,14 +24,14 @@ from jaxact.training._folder import ImageFolder as ImageFolder
 from jaxact.training._folder import folder_batches as folder_batches
 from jaxact.training._folder import image_folder as image_folder
 from jaxact.training._folder import standardize as standardize
+from jaxact.training._follow import Followed as Followed
+from jaxact.training._follow import follow as follow
+from jaxact.training._follow import log_steps as log_steps
 from jaxact.training._log import JsonLines as JsonLines
 from jaxact.training._log import Row as Row
 from jaxact.training._log import TensorBoard as TensorBoard
 from jaxact.training._log import read_log as read_log
 from jaxact.training._log import tee as tee
-from jaxact.training._follow import Followed as Followed
-from jaxact.training._follow import follow as follow
-from jaxact.training._follow import log_steps as log_steps
 from jaxact.training._loop import Fit as Fit
 from jaxact.training._loop import accuracy as accuracy
 from jaxact.training._loop import batch_order as batch_order

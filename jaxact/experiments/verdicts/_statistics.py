@@ -1,4 +1,4 @@
-"""From effects over seeds to decisions: exact intervals, corrected over all predictions of a run."""
+"""From effects over seeds to decisions: exact intervals, corrected over all predictions."""
 
 import math
 from collections.abc import Sequence

@@ -1,0 +1,289 @@
+"""The page of verdicts: one list of blocks, written as HTML in one file and as Markdown."""
+
+import html as escape
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from jaxact.experiments import _report
+from jaxact.experiments.rank_collapse._figures import style
+from jaxact.experiments.verdicts._protocol import Prediction
+from jaxact.experiments.verdicts._statistics import Outcome
+
+
+class Heading(NamedTuple):
+    """A heading."""
+
+    level: int
+    text: str
+
+
+class Paragraph(NamedTuple):
+    """A paragraph, opened by a bold word if ``lead`` is given."""
+
+    text: str
+    lead: str = ""
+
+
+class Table(NamedTuple):
+    """A table of text."""
+
+    frame: pd.DataFrame
+
+
+class Code(NamedTuple):
+    """Preformatted text."""
+
+    text: str
+
+
+class Picture(NamedTuple):
+    """A figure in two formats, with where the Markdown finds it."""
+
+    name: str
+    svg: bytes
+    png: bytes
+    caption: str
+    folder: str
+
+
+Block = Heading | Paragraph | Table | Code | Picture
+
+METHOD = (
+    "Claims, measurements, smallest effects of interest and rules were fixed in the code before "
+    "the data; the verdicts are computed from the data by the rules, and no text here is written "
+    "by hand after a run. An effect is paired: it compares networks of the same seed. Its median "
+    "over seeds is tested against the smallest effect of interest by the sign test, and shown with "
+    "its interval of order statistics; both are exact for any distribution. Holm's procedure "
+    "corrects over all predictions of the run, so that the probability of any wrong decision is at "
+    "most {alpha:g}; an interval is shown at the confidence at which it was tested. A prediction "
+    "is confirmed if its interval lies wholly on its side of the bound, refuted if wholly on the "
+    "other, undecided otherwise. A claim is confirmed if all its predictions are, refuted if all "
+    "are, and depends on what divides them where some are confirmed and others refuted. Effects "
+    "marked exact have no part in chance. Seeds vary weights and batches, not the data set."
+)
+
+
+def page(
+    results: Sequence[Any],
+    /,
+    *,
+    preset: str,
+    alpha: float,
+    facts: Mapping[str, Any],
+    folder: str,
+) -> list[Block]:
+    """The page as blocks.
+
+    Args:
+      results: of a run (`Result`).
+      preset: the budget.
+      alpha: the probability of any wrong decision.
+      facts: the manifest.
+      folder: where the Markdown finds the figures.
+    """
+    words = [result.verdict.word for result in results]
+    counts = ", ".join(
+        f"{words.count(word)} {label}"
+        for word, label in (
+            ("confirmed", "confirmed"),
+            ("refuted", "refuted"),
+            ("depends", "that depend on a condition"),
+            ("undecided", "undecided"),
+        )
+        if word in words
+    )
+    seconds = sum(result.seconds for result in results)
+    blocks: list[Block] = [
+        Heading(1, "Claims and verdicts"),
+        Paragraph(
+            f"{len(results)} claims of the literature on activations, skips, norms and rank, each "
+            f"put to the test by a study that was fixed before its data: {counts}."
+        ),
+        Paragraph(
+            f"This page comes from the budget `{preset}`: {_scale(results, preset)}, "
+            f"{seconds / 60:.1f} minutes of measuring on {facts['devices']} {facts['device']} "
+            f"device(s). {BUDGETS[preset]}",
+            "Budget.",
+        ),
+        Heading(2, "In short"),
+        Table(
+            pd.DataFrame(
+                {
+                    "": [result.study.number for result in results],
+                    "claim": [result.study.claim for result in results],
+                    "verdict": [result.verdict.sentence for result in results],
+                }
+            )
+        ),
+        Heading(2, "How it is decided"),
+        Paragraph(METHOD.format(alpha=alpha)),
+    ]
+    for result in results:
+        blocks += _claim(result, folder)
+    blocks += [
+        Heading(2, "How it was made"),
+        Paragraph(f"`python scripts/verdicts.py --preset {preset}`"),
+        Table(_budgets(results, preset)),
+        Code(json.dumps(facts, indent=2)),
+    ]
+    return blocks
+
+
+BUDGETS = {
+    "quick": "It is the small one that continuous integration runs: networks are narrow, training "
+    "is short, and a verdict holds for these networks and this data. Where it says undecided, a "
+    "larger budget is needed.",
+    "default": "A verdict holds for these networks and this data.",
+    "paper": "A verdict holds for these networks and this data.",
+}
+
+
+def _scale(results: Sequence[Any], preset: str) -> str:
+    cells = sum(len(result.study.cells(preset)) for result in results)
+    seeds = [result.study.budget(preset).seeds for result in results]
+    return f"{cells} cells of up to {max(seeds)} seeds"
+
+
+def _claim(result: Any, folder: str) -> list[Block]:
+    study, table, outcomes, verdict, _ = result
+    blocks: list[Block] = [
+        Heading(2, f"{study.number}. {study.claim}"),
+        Paragraph(verdict.sentence, "Verdict."),
+        Paragraph(study.source + ".", "Source."),
+        Paragraph(study.hypothesis, "Hypothesis."),
+        Paragraph(study.measurement, "Measured."),
+    ]
+    if study.theory:
+        blocks.append(Paragraph(study.theory, "Theory."))
+    rows = [_row(p, o) for p, o in zip(study.predictions, outcomes, strict=True)]
+    blocks.append(Table(pd.DataFrame(rows)))
+    for plot in study.plots:
+        svg, png = (_render(plot.draw(table), kind) for kind in ("svg", "png"))
+        blocks.append(Picture(plot.name, svg, png, plot.caption, folder))
+    return blocks
+
+
+def _row(prediction: Prediction, outcome: Outcome) -> dict[str, str]:
+    sign = {"above": ">", "below": "<"}[prediction.side]
+    if prediction.exact:
+        sign += "="
+        interval, seeds = "exact", "-"
+    else:
+        interval = f"[{number(outcome.low)}, {number(outcome.high)}] at {_percent(outcome.level)}"
+        seeds = str(outcome.seeds)
+    return {
+        "prediction": prediction.name,
+        "effect": number(outcome.effect),
+        "interval": interval,
+        "rule": f"{sign} {number(prediction.bound)}",
+        "unit": prediction.unit,
+        "seeds": seeds,
+        "decision": outcome.decision,
+    }
+
+
+def number(value: float) -> str:
+    """A number in three digits.
+
+    Example:
+      >>> [number(v) for v in (0.12345, -1e-9, 12345.0, float("inf"))]
+      ['0.123', '-1e-09', '12345', '∞']
+    """
+    if math.isnan(value):
+        return "no value"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value == int(value) and abs(value) < 1e9:
+        return str(int(value))
+    return f"{value:.3g}"
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:.2f}%"
+
+
+def _budgets(results: Sequence[Any], preset: str) -> pd.DataFrame:
+    rows = []
+    for result in results:
+        budget = result.study.budget(preset)
+        grid = "; ".join(f"{k}: {', '.join(map(str, v))}" for k, v in budget.grid.items())
+        settings = ", ".join(
+            f"{k} {v}" for k, v in budget.settings.items() if not isinstance(v, list)
+        )
+        rows.append(
+            {
+                "claim": str(result.study.number),
+                "cells": str(len(result.study.cells(preset))),
+                "seeds": str(budget.seeds),
+                "factors": grid,
+                "settings": settings,
+                "seconds": f"{result.seconds:.0f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    with style():
+        figure.savefig(
+            file, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
+        )
+    return file.getvalue()
+
+
+def figures(blocks: Sequence[Block]) -> list[Picture]:
+    """The figures among blocks."""
+    return [block for block in blocks if isinstance(block, Picture)]
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Blocks as Markdown."""
+    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading(level, text):
+            return f"{'#' * level} {text}"
+        case Paragraph(text, lead):
+            return f"**{lead}** {text}" if lead else text
+        case Code(text):
+            return f"```json\n{text}\n```"
+        case Picture():
+            return f"![{block.caption}]({block.folder}/{block.name}.svg)\n\n*{block.caption}*"
+        case Table(frame):
+            lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.values.tolist()]
+            cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+            return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def html(blocks: Sequence[Block]) -> str:
+    """Blocks as one HTML page that needs no network."""
+    title = next(block.text for block in blocks if isinstance(block, Heading))
+    return _report.document(title, "".join(_html(block) for block in blocks))
+
+
+def _html(block: Block) -> str:
+    match block:
+        case Heading(level, text):
+            return f"<h{level}>{escape.escape(text)}</h{level}>"
+        case Paragraph(text, lead):
+            opened = f"<b>{escape.escape(lead)}</b> " if lead else ""
+            parts = escape.escape(text).split("`")
+            marked = "".join(
+                f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)
+            )
+            return f"<p>{opened}{marked}</p>"
+        case Code(text):
+            return f"<pre>{escape.escape(text)}</pre>"
+        case Picture():
+            return _report.figure(block.name, block.svg, escape.escape(block.caption))
+        case Table(frame):
+            return _report.table(frame)

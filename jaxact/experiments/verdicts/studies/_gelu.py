@@ -1,0 +1,144 @@
+"""Claim 8: GELU's approximations, in value, in gradient, and in training."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from jaxact import activations, analysis
+from jaxact.experiments.verdicts import _plots
+from jaxact.experiments.verdicts._effects import remaining, select
+from jaxact.experiments.verdicts._networks import train_cells
+from jaxact.experiments.verdicts._protocol import Batch, Budget, Plot, Prediction, Study
+
+FORMS = {"gelu_tanh": "tanh", "gelu_sigmoid": "sigmoid"}
+GRID = np.linspace(-10, 10, 1_000_001, dtype=np.float32)
+
+
+@functools.cache
+def errors(form: str) -> tuple[np.ndarray, np.ndarray]:
+    """Error of value and gradient of an approximation on `GRID`, in float32."""
+    rough = functools.partial(activations.gelu, approximate=form)
+    x = jnp.asarray(GRID)
+    found = [
+        of(rough)(x) - of(activations.gelu)(x)
+        for of in (lambda f: f, lambda f: jax.vmap(jax.grad(f)))
+    ]
+    return np.asarray(found[0]), np.asarray(found[1])
+
+
+def _measure(batch: Batch) -> list[pd.DataFrame]:
+    frames = []
+    for cell, rows in zip(batch.cells, train_cells(batch), strict=True):
+        form = FORMS.get(cell["activation"])
+        if form:
+            worst = (float(np.max(np.abs(error))) for error in errors(form))
+            for name, value in zip(("value_error", "gradient_error"), worst, strict=True):
+                exact = analysis.tidy(value, {}, quantity=name, seed=-1, step=0, layer=0)
+                rows = pd.concat([rows, exact], ignore_index=True)
+        frames.append(rows)
+    return frames
+
+
+def _error(name: str, quantity: str) -> Prediction:
+    what = quantity.removesuffix("_error")
+
+    def effect(table: pd.DataFrame) -> float:
+        return float(select(table, quantity, activation=name).value.iloc[0])
+
+    return Prediction(
+        f"{what}, {FORMS[name]} form",
+        f"The {FORMS[name]} form's {what} is nowhere off by more than 0.01.",
+        effect,
+        bound=0.01,
+        side="below",
+        unit="largest error",
+        exact=True,
+    )
+
+
+def _unnoticed(name: str) -> Prediction:
+    def effect(table: pd.DataFrame) -> pd.Series:
+        return (remaining(table, activation=name) - remaining(table, activation="gelu")).abs()
+
+    return Prediction(
+        f"training, {FORMS[name]} form",
+        f"Networks trained with the {FORMS[name]} form and with the exact GELU reach losses that "
+        "differ by less than 0.01 of chance.",
+        effect,
+        bound=0.01,
+        side="below",
+        unit="share of the loss of a guess",
+    )
+
+
+def _draw(table: pd.DataFrame) -> Figure:
+    frames = []
+    inside = np.abs(GRID) <= 5
+    for label in FORMS.values():
+        for quantity, error in zip(("value", "gradient"), errors(label), strict=True):
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "x": GRID[inside][::1000],
+                        "value": error[inside][::1000],
+                        "form": label,
+                        "quantity": f"error of {quantity}",
+                    }
+                )
+            )
+    return _plots.lines(
+        pd.concat(frames),
+        x="x",
+        by="form",
+        panel="quantity",
+        xlabel="input",
+        ylabel="approximate less exact",
+    )
+
+
+STUDY = Study(
+    name="gelu",
+    number=8,
+    claim="GELU's tanh and sigmoid forms approximate it closely enough that training does not "
+    "notice.",
+    source="Hendrycks & Gimpel 2016",
+    hypothesis="Values and gradients are off by at most 0.01 everywhere, and networks trained from "
+    "the same seeds end at the same loss.",
+    measurement="The largest error on a million points of [-10, 10]; plain networks trained on "
+    "digits by Adam, paired by seed.",
+    theory="",
+    predictions=(
+        *(
+            _error(name, quantity)
+            for quantity in ("value_error", "gradient_error")
+            for name in FORMS
+        ),
+        *map(_unnoticed, FORMS),
+    ),
+    depends="the form, and whether value, gradient or training is meant",
+    budgets={
+        preset: Budget(
+            seeds,
+            {"activation": ("gelu", *FORMS)},
+            {
+                "wiring": "plain",
+                "depth": depth,
+                "width": width,
+                "steps": steps,
+                "rate": 1e-3,
+                "measures": ["loss"],
+            },
+        )
+        for preset, seeds, depth, width, steps in (
+            ("quick", 12, 6, 32, 200),
+            ("default", 16, 10, 128, 1000),
+            ("paper", 32, 20, 256, 5000),
+        )
+    },
+    measure=_measure,
+    plots=(Plot("gelu", _draw, "Error of GELU's two approximations."),),
+)

@@ -1,0 +1,115 @@
+"""Claim 1: the mean shift of activations, and how it accumulates."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from jaxact import theory
+from jaxact.experiments.verdicts import _plots
+from jaxact.experiments.verdicts._effects import by_seed, select
+from jaxact.experiments.verdicts._networks import train_cells
+from jaxact.experiments.verdicts._protocol import Budget, Plot, Prediction, Study
+
+OTHERS = {"elu": "ELU", "gelu": "GELU", "silu": "Swish", "selu": "SELU"}
+
+
+def _less_than_relu(name: str) -> Prediction:
+    def effect(table: pd.DataFrame) -> pd.Series:
+        def shift(activation: str) -> pd.Series:
+            return by_seed(table, "mean_shift", activation=activation, layer="last")
+
+        return shift("relu") - shift(name)
+
+    return Prediction(
+        OTHERS[name],
+        f"The mean shift at the last layer is smaller with {OTHERS[name]} than with ReLU.",
+        effect,
+        bound=0.05,
+        unit="share of the second moment",
+    )
+
+
+def _accumulates(table: pd.DataFrame) -> pd.Series:
+    last, first = (
+        by_seed(table, "mean_shift", activation="relu", layer=layer) for layer in ("last", "first")
+    )
+    return last - first
+
+
+def _draw(table: pd.DataFrame) -> Figure:
+    rows = select(table, "mean_shift")
+    depth = int(rows.layer.max())
+    start = float(select(table, "input_cosine").value.median())
+    layers = list(range(1, depth + 1))
+    lines = {
+        name: (
+            layers,
+            [float(c) for c in theory.mean_field(name, depth, correlation=start).correlation[1:]],
+        )
+        for name in dict.fromkeys(rows.activation)
+    }
+    return _plots.lines(
+        rows, x="layer", by="activation", xlabel="layer", ylabel="mean shift", theory=lines
+    )
+
+
+STUDY = Study(
+    name="mean_shift",
+    number=1,
+    claim="ReLU's outputs have a positive mean, and the shift accumulates over layers; ELU, GELU, "
+    "Swish and SELU reduce it.",
+    source="Clevert et al. 2016; Klambauer et al. 2017; Brock et al. 2021",
+    hypothesis="In plain networks at initialization the share of the outputs' second moment that "
+    "is the square of the units' means over the data grows with depth for ReLU, and is smaller at "
+    "the last layer for each of the four others.",
+    measurement="Plain MLPs on digits at He initialization of each activation's own gain, no bias: "
+    "the mean over units and examples over the root mean square, and the mean shift (sum over "
+    "units of the squared mean over examples, over the sum of the second moments), by layer.",
+    theory="For wide layers the mean shift is the correlation of two examples' outputs, which the "
+    "correlation map iterates; ReLU's first mean is 1/sqrt(pi) = 0.564 root mean squares. Black "
+    "lines: the map from the average correlation of the inputs. Two examples that differ in "
+    "their correlation are averaged, which the map, convex, does not commute with.",
+    predictions=(
+        Prediction(
+            "positive mean",
+            "The outputs of the first ReLU layer have a positive mean.",
+            lambda table: by_seed(table, "output_mean", activation="relu", layer="first"),
+            bound=0.1,
+            unit="root mean squares",
+        ),
+        Prediction(
+            "accumulation",
+            "ReLU's mean shift is larger at the last layer than at the first.",
+            _accumulates,
+            bound=0.05,
+            unit="share of the second moment",
+        ),
+        *map(_less_than_relu, OTHERS),
+    ),
+    depends="the part of the claim",
+    budgets={
+        preset: Budget(
+            seeds,
+            {"activation": ("relu", *OTHERS)},
+            {
+                "wiring": "plain",
+                "depth": depth,
+                "width": width,
+                "measures": ["mean_shift", "output_mean", "input_cosine"],
+            },
+        )
+        for preset, seeds, depth, width in (
+            ("quick", 16, 16, 64),
+            ("default", 32, 64, 128),
+            ("paper", 64, 256, 512),
+        )
+    },
+    measure=train_cells,
+    plots=(
+        Plot(
+            "mean_shift",
+            _draw,
+            "Mean shift by layer at initialization: 0 where every unit is centred over the data, "
+            "1 where every input is answered alike. Median over seeds, band from least to largest.",
+        ),
+    ),
+)

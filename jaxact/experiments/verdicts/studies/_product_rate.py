@@ -1,0 +1,241 @@
+"""Claim 4: how fast a product of layers loses rank, against the analytic rate."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from jaxact import analysis, theory
+from jaxact.experiments.verdicts import _plots
+from jaxact.experiments.verdicts._effects import select
+from jaxact.experiments.verdicts._networks import (
+    Spec,
+    Trials,
+    blocks,
+    graded_participation,
+    run_sharded,
+    sharded,
+)
+from jaxact.experiments.verdicts._protocol import Batch, Budget, Cell, Plot, Prediction, Study
+
+NONLINEAR = ("relu", "tanh", "gelu")
+PLACEMENTS = {"plain": "plain", "scaled": "none", "pre": "pre"}
+
+
+def orthogonal(chain: analysis.Chain, variance: jax.Array) -> analysis.Chain:
+    """A network whose block weights are made orthogonal, times the root of ``variance``."""
+
+    def make(leaf):
+        if leaf.ndim != 3:
+            return leaf
+        q, r = jnp.linalg.qr(leaf)
+        # The sign of the diagonal makes the basis Haar (Mezzadri 2007).
+        return q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[:, None] * jnp.sqrt(variance)
+
+    segments = [
+        s._replace(params=jax.tree.map(make, s.params)) if s.name == "blocks" else s
+        for s in chain.segments
+    ]
+    return analysis.Chain(tuple(segments))
+
+
+def _measure(batch: Batch) -> list[pd.DataFrame]:
+    settings = batch.settings
+    names = tuple(dict.fromkeys(cell["activation"] for cell in batch.cells))
+    wiring, kind = batch.cells[0]["wiring"], batch.cells[0]["weights"]
+    trials = Trials(Spec(wiring, settings["depth"], settings["width"], names))
+    program = jax.jit(
+        sharded(
+            functools.partial(_participations, trials, kind, settings["examples"]),
+            trials.mesh,
+            replicated=1,
+        )
+    )
+    frames = []
+    for cell in batch.cells:
+        index = jnp.asarray(names.index(cell["activation"]), jnp.int32)
+        seeds = np.array(batch.seeds, np.uint32)
+        values = run_sharded(program, trials.mesh, (index,), (seeds,))
+        axes = {"seed": list(batch.seeds), "layer": range(1, settings["depth"] + 1)}
+        frames.append(analysis.tidy(values, axes, quantity="participation"))
+    return frames
+
+
+def _participations(
+    trials: Trials, kind: str, examples: int, index: jax.Array, seed: jax.Array
+) -> jax.Array:
+    """Participation ratio over width of the blocks' Jacobian, by depth, mean over examples."""
+    key = jax.random.key(seed)
+    chain = analysis.as_chain(trials.network(index, key))
+    if kind == "orthogonal":
+        chain = orthogonal(chain, jnp.square(jnp.asarray(trials.gains)[index]))
+    trunk = analysis.Chain((blocks(chain),))
+    width = trials.spec.width
+    start = jax.random.orthogonal(jax.random.key(0), width)
+    # Inputs of unit variance, as the theory takes them.
+    inputs = jax.random.normal(jax.random.fold_in(key, 2), (examples, width))
+    if trials.spec.wiring == "plain":
+        inputs = inputs / jnp.asarray(trials.gains)[index]
+
+    def one(h):
+        return jax.vmap(graded_participation)(
+            analysis.input_jacobians(trunk, h, start=start)["blocks"]
+        )
+
+    return jnp.mean(jax.lax.map(one, inputs), axis=0)
+
+
+def predicted(wiring: str, weights: str, activation: str, depth: int) -> np.ndarray:
+    """The participation ratio over width that theory predicts, by depth from 1.
+
+    With the variance of the squared singular values over the square of their mean, sigma^2, it is
+    1 / (1 + sigma^2).
+    """
+    field = theory.mean_field(
+        activation,
+        depth,
+        placement=PLACEMENTS[wiring],
+        weights=weights,
+        branch_scale=depth**-0.5 if wiring == "scaled" else 1.0,
+    )
+    return 1 / (1 + np.asarray(field.jacobian_dispersion)[1:])
+
+
+def _falls(wiring: str, weights: str, activations: tuple[str, ...], label: str) -> Prediction:
+    def effect(table: pd.DataFrame) -> pd.Series:
+        rows = select(
+            table, "participation", wiring=wiring, weights=weights, activation=activations
+        )
+        first, last = (
+            rows[rows.layer == layer].set_index(["seed", "activation"]).value
+            for layer in (rows.layer.min(), rows.layer.max())
+        )
+        return np.log(first / last).groupby("seed").min()
+
+    return Prediction(
+        f"falls: {label}",
+        f"The participation ratio of the Jacobian falls from the first to the last block by more "
+        f"than a tenth, with every activation ({label}).",
+        effect,
+        bound=0.1,
+        unit="nats",
+    )
+
+
+def _rate(wiring: str, weights: str, label: str) -> Prediction:
+    def effect(table: pd.DataFrame) -> pd.Series:
+        rows = select(table, "participation", wiring=wiring, weights=weights, layer="last")
+        rows = rows[rows.activation != "identity"]
+        depth = int(rows.layer.max())
+        expected = rows.activation.map(
+            {
+                name: predicted(wiring, weights, name, depth)[-1]
+                for name in dict.fromkeys(rows.activation)
+            }
+        )
+        return np.log(rows.value / expected).abs().groupby(rows.seed).max()
+
+    return Prediction(
+        f"rate: {label}",
+        "At the last block the participation ratio is within 15% of theory, with every "
+        f"activation ({label}).",
+        effect,
+        bound=float(np.log(1.15)),
+        side="below",
+        unit="nats from theory, the worst activation",
+    )
+
+
+def _draw(table: pd.DataFrame) -> Figure:
+    rows = select(table, "participation")
+    depth = int(rows.layer.max())
+    panel = rows.wiring + ", " + rows.weights
+    rows = rows.assign(panel=panel)
+    lines = {
+        (f"{wiring}, {weights}", name): (
+            list(range(1, depth + 1)),
+            list(predicted(wiring, weights, name, depth)),
+        )
+        for wiring, weights, name in rows[["wiring", "weights", "activation"]]
+        .drop_duplicates()
+        .itertuples(index=False)
+    }
+    return _plots.lines(
+        rows,
+        x="layer",
+        by="activation",
+        panel="panel",
+        xlabel="block",
+        ylabel="participation over width",
+        logy=True,
+        theory=lines,
+        names={
+            "plain, gaussian": "plain, Gaussian",
+            "plain, orthogonal": "plain, orthogonal",
+            "scaled, gaussian": "branch/$\\sqrt{L}$",
+            "pre, gaussian": "pre-norm",
+        },
+    )
+
+
+def _keep(cell: Cell) -> bool:
+    if cell["weights"] == "orthogonal" and cell["wiring"] != "plain":
+        return False
+    return cell["activation"] != "identity" or cell["weights"] == "orthogonal"
+
+
+STUDY = Study(
+    name="product_rate",
+    number=4,
+    claim="The rank of the product of layers falls with depth.",
+    source="Saxe et al. 2014; Pennington et al. 2017, 2018; Feng et al. 2022",
+    hypothesis="The participation ratio of the input-output Jacobian at initialization falls with "
+    "depth for every activation, wiring and initialization, at the rate of mean-field theory.",
+    measurement="Participation ratio over width of the Jacobian of the first l blocks, mean over "
+    "Gaussian inputs of unit variance, from a graded product in float32.",
+    theory="1 / (1 + sigma^2), sigma^2 the relative variance of the squared singular values in "
+    "wide networks (Pennington et al. 2017 for plain networks; `jaxact.theory.mean_field`). "
+    "Corrections are of the order of depth over width.",
+    predictions=(
+        _falls("plain", "gaussian", NONLINEAR, "plain, Gaussian weights"),
+        _falls("plain", "orthogonal", NONLINEAR, "plain, orthogonal weights"),
+        _falls("plain", "orthogonal", ("identity",), "linear, orthogonal weights"),
+        _falls("scaled", "gaussian", NONLINEAR, "branch over root of depth"),
+        _falls("pre", "gaussian", NONLINEAR, "pre-norm"),
+        _rate("plain", "gaussian", "plain, Gaussian weights"),
+        _rate("plain", "orthogonal", "plain, orthogonal weights"),
+        _rate("scaled", "gaussian", "branch over root of depth"),
+        _rate("pre", "gaussian", "pre-norm"),
+    ),
+    depends="activation, wiring and initialization",
+    budgets={
+        preset: Budget(
+            seeds,
+            {
+                "wiring": ("plain", "scaled", "pre"),
+                "weights": ("gaussian", "orthogonal"),
+                "activation": ("identity", *NONLINEAR, *more),
+            },
+            {"depth": depth, "width": width, "examples": 4},
+        )
+        for preset, seeds, depth, width, more in (
+            ("quick", 16, 8, 96, ()),
+            ("default", 16, 16, 256, ("silu", "selu", "leaky_relu")),
+            ("paper", 32, 32, 1024, ("silu", "selu", "leaky_relu", "elu", "mish")),
+        )
+    },
+    measure=_measure,
+    together=("wiring", "weights"),
+    keep=_keep,
+    plots=(
+        Plot(
+            "product_rate",
+            _draw,
+            "Participation ratio over width of the Jacobian by depth, at initialization; black: "
+            "mean-field theory. Median over seeds, band from least to largest.",
+        ),
+    ),
+)

@@ -1,0 +1,426 @@
+"""Verdicts: the rule that decides, the measures behind it, and that nothing finished is lost."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.special
+from scipy import stats
+
+from jaxact import analysis, spectral
+from jaxact.experiments import StudyError, verdicts
+from jaxact.experiments.verdicts import Budget, Prediction, Study, Verdicts
+from jaxact.experiments.verdicts import _networks as networks
+from jaxact.experiments.verdicts import _page as pages
+from jaxact.experiments.verdicts import _statistics as statistics
+from jaxact.experiments.verdicts.studies import _flips, _gelu, _identities, _product_rate
+
+ENTRY = "import sys; from jaxact.experiments import verdicts; sys.exit(verdicts.main())"
+
+
+def _test(values, bound=0.0, side="above", exact=False):
+    return verdicts.Test(np.asarray(values, float), bound, side, exact)
+
+
+class TestDecisions:
+    def test_one_test_is_the_sign_test(self):
+        values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -1.0]
+        (outcome,) = verdicts.decide([_test(values)])
+        assert outcome.p == pytest.approx(stats.binomtest(7, 8).pvalue)
+        assert outcome.effect == 2.5 + 0.0 or outcome.effect == np.median(values)
+        assert outcome.decision == "undecided"  # p = 0.07
+
+    def test_interval_has_the_confidence_it_names(self):
+        generator = np.random.default_rng(0)
+        covered = 0
+        for _ in range(400):
+            values = generator.exponential(size=12)
+            low, high = statistics._interval(values, 0.95)
+            covered += low <= math.log(2) <= high
+        # An exact interval covers at least as often as it says; 0.95 less three standard errors.
+        assert covered / 400 >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 400)
+
+    def test_correction_is_holms(self):
+        generator = np.random.default_rng(1)
+        for _ in range(50):
+            shifts = generator.uniform(-1, 2, size=6)
+            tests = [_test(generator.normal(size=12) + shift) for shift in shifts]
+            outcomes = verdicts.decide(tests)
+            p = np.array([outcome.p for outcome in outcomes])
+            order = np.argsort(p, kind="stable")
+            adjusted = np.maximum.accumulate(p[order] * np.arange(6, 0, -1))
+            decided = np.array([outcomes[i].decision != "undecided" for i in order])
+            np.testing.assert_array_equal(decided, adjusted <= 0.05)
+
+    def test_wrong_decisions_are_rarer_than_alpha(self):
+        generator = np.random.default_rng(2)
+        wrong = 0
+        for _ in range(200):
+            tests = [_test(generator.normal(size=16)) for _ in range(8)]
+            wrong += any(o.decision != "undecided" for o in verdicts.decide(tests))
+        assert wrong / 200 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+
+    def test_sides_and_bounds(self):
+        values = np.linspace(1, 2, 16)
+        cases = {(0.5, "above"): "confirmed", (0.5, "below"): "refuted", (1.5, "above"): "undecided",
+                 (2.5, "above"): "refuted", (2.5, "below"): "confirmed"}  # fmt: skip
+        for (bound, side), expected in cases.items():
+            (outcome,) = verdicts.decide([_test(values, bound, side)])
+            assert outcome.decision == expected
+
+    def test_few_seeds_decide_nothing(self):
+        (outcome,) = verdicts.decide([_test([5.0, 6.0, 7.0])])
+        assert outcome.decision == "undecided"
+        assert (outcome.low, outcome.high) == (-math.inf, math.inf)
+
+    def test_what_is_not_finite_decides_nothing(self):
+        (outcome,) = verdicts.decide([_test([1.0] * 15 + [math.nan])])
+        assert outcome.decision == "undecided"
+        (outcome,) = verdicts.decide([_test([math.inf], exact=True)])
+        assert outcome.decision == "undecided"
+
+    def test_ties_with_the_bound_decide_nothing(self):
+        (outcome,) = verdicts.decide([_test([0.0] * 16)])
+        assert outcome.decision == "undecided"
+
+    def test_exact_effects_need_no_seeds(self):
+        for values, decision in (([0.0], "confirmed"), ([0.0, 1.0], "refuted")):
+            (outcome,) = verdicts.decide([_test(values, side="below", exact=True)])
+            assert outcome.decision == decision
+        # and are no part of the correction
+        values = [1.0] * 6
+        alone = verdicts.decide([_test(values)])[0]
+        beside = verdicts.decide([_test(values), _test([0.0], exact=True)])[0]
+        assert alone == beside
+
+    def test_verdicts(self):
+        yes = statistics.Outcome("confirmed", 1.0, 0.5, 2.0, 0.99, 0.001, 12)
+        no, open_ = yes._replace(decision="refuted"), yes._replace(decision="undecided")
+
+        def word(*outcomes):
+            names = [f"p{i}" for i in range(len(outcomes))]
+            return verdicts.verdict(names, outcomes, depends="it", budget="quick")
+
+        assert word(yes, yes).word == "confirmed"
+        assert word(no, no).word == "refuted"
+        assert word(yes, no, open_).word == "depends"
+        for outcomes in ((open_,), (yes, open_), (no, open_)):
+            assert word(*outcomes).word == "undecided"
+            assert "Undecided at this budget (quick)" in word(*outcomes).sentence
+
+
+class TestMeasures:
+    def test_participation_is_that_of_the_spectrum(self):
+        keys = jax.random.split(jax.random.key(0), 3)
+        layers = jax.random.normal(keys[0], (6, 5, 5))
+        h = jax.random.normal(keys[1], (5,))
+        segment = analysis.Segment("blocks", lambda w, x: jnp.tanh(x @ w), layers, 6)
+        found = networks.participation_by_block(segment, h)
+
+        def upto(count):
+            def run(x):
+                for w in layers[:count]:
+                    x = jnp.tanh(x @ w)
+                return x
+
+            return np.linalg.svd(np.asarray(jax.jacobian(run)(h)), compute_uv=False)
+
+        expected = [
+            float(spectral.participation_ratio(jnp.asarray(upto(i)))) / 5 for i in range(1, 7)
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+    def test_flips_are_those_of_all_pairs(self):
+        hidden = jax.random.normal(jax.random.key(0), (3, 7, 4))
+        view = networks.View(None, None, None, hidden, None, None)
+        on = np.asarray(hidden[1:] > 0)
+        pairs = [(i, j) for i in range(7) for j in range(7) if i != j]
+        expected = np.mean([on[:, i] != on[:, j] for i, j in pairs], axis=(0, 2))
+        np.testing.assert_allclose(networks.flips(view), expected, rtol=1e-6)
+
+    def test_lesions_leave_out_one_block(self):
+        keys = jax.random.split(jax.random.key(0), 3)
+        layers, x = jax.random.normal(keys[0], (3, 4, 4)), jax.random.normal(keys[1], (5, 4))
+        y = jnp.array([0, 1, 2, 3, 0])
+        chain = analysis.Chain(
+            (
+                analysis.Segment("blocks", lambda w, h: h + jnp.tanh(h @ w), layers, 3),
+                analysis.Segment("head", lambda p, h: h, (), None),
+            )
+        )
+        view = networks.View(chain, x, y, jnp.stack([x] * 4), x, None)
+        expected = []
+        for left_out in range(3):
+            h = x
+            for i in range(3):
+                h = h if i == left_out else h + jnp.tanh(h @ layers[i])
+            log_p = scipy.special.log_softmax(np.asarray(h, np.float64), axis=-1)
+            expected.append(-log_p[np.arange(5), np.asarray(y)].mean())
+        np.testing.assert_allclose(networks.lesion_loss(view), expected, rtol=1e-5)
+
+    def test_orthogonal_weights(self):
+        trials = networks.Trials(networks.Spec("plain", 3, 8, ("relu",)))
+        chain = analysis.as_chain(trials.network(jnp.asarray(0), jax.random.key(0)))
+        w = networks.weights(_product_rate.orthogonal(chain, jnp.asarray(2.0)))
+        np.testing.assert_allclose(w @ jnp.swapaxes(w, -1, -2), [2 * np.eye(8)] * 3, atol=1e-5)
+
+    def test_ranks_of_a_layer(self):
+        found = _flips.layer_ranks(3, width=24, ends=10)
+        np.testing.assert_array_equal(found["weight"], 10)
+        np.testing.assert_array_equal(found["masked"], np.minimum(found["active"], 10))
+        np.testing.assert_array_equal(found["difference"], np.minimum(found["flips"], 10))
+        assert np.ptp(found["flips"]) > 5
+
+    def test_errors_of_gelu(self):
+        x = _gelu.GRID[::1000].astype(np.float64)
+        exact = x * scipy.special.ndtr(x)
+        tanh = x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        sigmoid = x * scipy.special.expit(1.702 * x)
+        for form, rough in (("tanh", tanh), ("sigmoid", sigmoid)):
+            np.testing.assert_allclose(_gelu.errors(form)[0][::1000], rough - exact, atol=1e-6)
+
+    def test_comparison_to_the_bit(self):
+        def nudged(x):
+            return jnp.where(x == 1.5, jnp.nextafter(x, jnp.asarray(9, x.dtype)), x)
+
+        found = _identities.compare(lambda x: x, nudged, "float16", 1)
+        assert found == {
+            "checked": 2 * 31 * 1024,
+            "different": 1,
+            "sign_of_zero": 0,
+            "units_apart": 1,
+        }
+        found = _identities.compare(lambda x: x, lambda x: x + jnp.zeros_like(x), "float16", 1)
+        assert found["sign_of_zero"] == 1
+
+    @pytest.mark.parametrize("name", ["tat_relu", "tat_silu", "dks_tanh"])
+    def test_tailored_activations_keep_unit_second_moment(self, name):
+        made = networks.function(name, 20)
+        x, w = np.polynomial.hermite_e.hermegauss(200)
+        y = np.asarray(made.apply(jnp.asarray(x, jnp.float32)))
+        assert made.gain == 1
+        assert np.sum(w * y**2) / w.sum() == pytest.approx(1, abs=0.01)
+
+
+def _noise(batch):
+    return [
+        analysis.tidy(
+            cell["shift"] + 0.1 * np.random.default_rng(3).normal(size=len(batch.seeds)),
+            {"seed": batch.seeds},
+            quantity="height",
+        )
+        for cell in batch.cells
+    ]
+
+
+TOY = Study(
+    name="toy",
+    number=100,
+    claim="The second is higher than the first | by far.",
+    source="nobody",
+    hypothesis="It is.",
+    measurement="Heights.",
+    theory="",
+    predictions=(
+        Prediction(
+            "second over first",
+            "The second is higher.",
+            lambda table: (
+                verdicts.by_seed(table, "height", shift=2.0)
+                - verdicts.by_seed(table, "height", shift=1.0)
+            ),
+            bound=0.5,
+        ),
+    ),
+    depends="nothing",
+    budgets={"quick": Budget(8, {"shift": (1.0, 2.0)})},
+    measure=_noise,
+    together=("shift",),
+    plots=(
+        verdicts.Plot(
+            "toy",
+            lambda table: verdicts.lines(table, x="shift", by="study", xlabel="shift", ylabel="y"),
+            "Heights.",
+        ),
+    ),
+)
+
+
+def _run(folder, study=TOY, **options):
+    config = Verdicts(preset="quick", claims=(study.number,), out=folder, **options)
+    return verdicts.run(config, extra=[study])
+
+
+class TestRun:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("toy") / "run"
+        _run(folder, docs=folder.parent / "docs")
+        return folder
+
+    def test_files(self, folder):
+        names = {path.name for path in folder.iterdir()}
+        assert names == {
+            "config.json", "manifest.json", "cells", "tables", "verdicts.parquet", "figures",
+            "report.html", "verdicts.md",
+        }  # fmt: skip
+        protocol = json.loads((folder / "config.json").read_text())["studies"]["toy"]
+        assert protocol["predictions"][0]["bound"] == 0.5
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert {"commit", "packages", "device", "dtype"} <= set(manifest)
+        assert pd.read_parquet(folder / "verdicts.parquet").decision.tolist() == ["confirmed"]
+
+    def test_page_needs_no_network(self, folder):
+        page = (folder / "report.html").read_text()
+        assert page.count("data:image/svg+xml;base64,") == 1
+        assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+
+    def test_twin_and_its_copy(self, folder):
+        page = (folder / "verdicts.md").read_text()
+        copy = (folder.parent / "docs" / "verdicts.md").read_text()
+        assert page.replace("(figures/", "(images/verdicts/") == copy
+        assert (folder.parent / "docs" / "images" / "verdicts" / "toy.svg").exists()
+        assert "budget `quick`" in page
+        assert json.dumps(json.loads((folder / "manifest.json").read_text()), indent=2) in page
+        rows = [line for line in page.splitlines() if line.startswith("| 100 ")]
+        assert "first \\| by far" in rows[0]
+        assert "**Verdict.** Confirmed." in page
+
+    def test_resume_measures_only_what_is_left(self, folder, tmp_path):
+        with pytest.raises(StudyError, match="not empty"):
+            _run(folder)
+        calls = []
+
+        def measure(batch):
+            calls.append(batch.cells)
+            if batch.cells[0]["shift"] == 2.0 and len(calls) < 3:
+                raise KeyboardInterrupt
+            return _noise(batch)
+
+        study = dataclasses.replace(TOY, measure=measure)
+        with pytest.raises(KeyboardInterrupt):
+            _run(tmp_path / "run", study)
+        (result,) = _run(tmp_path / "run", study, resume=True) if len(calls) > 2 else (None,)
+        if result is None:
+            calls.append(None)
+            (result,) = _run(tmp_path / "run", study, resume=True)
+        assert [c[0]["shift"] for c in calls if c] == [1.0, 2.0, 2.0]
+        stored = pd.read_parquet(folder / "tables" / "toy.parquet")
+        pd.testing.assert_frame_equal(result.table, stored)
+
+    def test_another_protocol_cannot_resume(self, folder):
+        stricter = dataclasses.replace(TOY.predictions[0], bound=0.6)
+        study = dataclasses.replace(TOY, predictions=(stricter,))
+        with pytest.raises(StudyError, match="cannot be resumed"):
+            _run(folder, study, resume=True)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"claims": (99,)}, {"claims": (1, 1)}, {"alpha": 0.0}, {"alpha": 1.0}],
+        ids=str,
+    )
+    def test_bad_input(self, options, tmp_path):
+        with pytest.raises(StudyError, match=next(iter(options))):
+            verdicts.run(Verdicts(preset="quick", out=tmp_path, **options))
+
+    def test_command_line_refuses_in_one_sentence(self, tmp_path):
+        done = subprocess.run(
+            [sys.executable, "-c", ENTRY, "--claims", "99", "--out", str(tmp_path / "x")],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 2
+        assert done.stderr.strip().count("\n") == 0
+        assert "claims: must be among 1, " in done.stderr
+        assert not (tmp_path / "x").exists()
+
+
+class TestStudies:
+    def test_numbers_and_names_are_unique(self):
+        for values in ([s.number for s in verdicts.STUDIES], [s.name for s in verdicts.STUDIES]):
+            assert len(set(values)) == len(values)
+
+    @pytest.mark.parametrize("study", verdicts.STUDIES, ids=lambda study: study.name)
+    def test_a_protocol_is_whole(self, study):
+        names = [prediction.name for prediction in study.predictions]
+        assert len(set(names)) == len(names)
+        for preset in ("quick", "default", "paper"):
+            cells = study.cells(preset)
+            assert cells
+            files = {study.cell_name(cell) for cell in cells}
+            assert len(files) == len(cells)
+            assert sum(len(batch) for batch in study.batches(cells)) == len(cells)
+            json.dumps(study.protocol(preset))
+        assert study.source
+        assert study.depends
+
+    def test_quick_has_seeds_enough_to_decide(self):
+        tests = sum(not p.exact for study in verdicts.STUDIES for p in study.predictions)
+        for study in verdicts.STUDIES:
+            if not all(prediction.exact for prediction in study.predictions):
+                n = study.budget("quick").seeds
+                assert 2 * 0.5**n <= statistics.ALPHA / tests
+
+
+def test_numbers_are_short():
+    assert pages.number(math.inf) == "∞"
+    assert pages.number(0.000123456) == "0.000123"
+
+
+@pytest.mark.usefixtures("standard_promotion")
+class TestTrials:
+    SPEC = networks.Spec(
+        "pre",
+        2,
+        8,
+        ("relu", "tanh"),
+        ("loss", "feature_rank", "gradient_norm"),
+        steps=5,
+        examples=32,
+    )
+
+    def test_arms_are_those_trained_alone(self):
+        trials = networks.Trials(self.SPEC)
+        arms = [networks.Arm(1e-3), networks.Arm(1e-2, 3.0, 0.5)]
+        both = trials.run("tanh", [4, 7], arms)
+        alone = trials.run("tanh", [7], arms[1:])
+        assert trials.at == (0, 1, 2, 4, 5)
+        assert both[0]["loss"].shape == (2, 5)
+        assert both[0]["feature_rank"].shape == (2, 5, 2)
+        for name, values in alone[0].items():
+            np.testing.assert_allclose(both[1][name][1], values[0], rtol=1e-3, atol=1e-6)
+        assert not np.allclose(both[0]["loss"][1], both[1]["loss"][1], rtol=1e-3)
+
+    @pytest.mark.slow
+    def test_devices_share_the_arms(self, tmp_path):
+        code = (
+            "import sys, jax, numpy as np\n"
+            "from jaxact.experiments.verdicts import _networks as n\n"
+            f"found = n.Trials(n.Spec(*{tuple(self.SPEC)!r})).run('relu', range(3), [n.Arm()])[0]\n"
+            "np.savez(sys.argv[1], devices=jax.device_count(), **found)\n"
+        )
+        found = []
+        for devices in (1, 8):
+            flags = f"--xla_force_host_platform_device_count={devices}"
+            path = tmp_path / f"{devices}.npz"
+            subprocess.run(
+                [sys.executable, "-c", code, str(path)],
+                check=True,
+                env={**os.environ, "XLA_FLAGS": flags},
+                timeout=300,
+            )
+            found.append(np.load(path))
+        assert int(found[1]["devices"]) == 8
+        for name in set(found[0]) - {"devices"}:
+            np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-3, atol=1e-6)
