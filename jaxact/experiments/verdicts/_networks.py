@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxact import activations, analysis, models, spectral, theory, training
+from jaxact import activations, analysis, models, theory, training
 from jaxact.experiments.verdicts._protocol import Batch, Cell
 
 WIRINGS = {
@@ -153,23 +153,30 @@ def weights(chain: analysis.Chain) -> Float[Array, "layer o i"]:
     return jnp.concatenate(list(stacks.values()))
 
 
-def graded_participation(product: spectral.GradedProduct) -> Float[Array, ""]:
-    """Participation ratio of a graded product, over its number of columns; no spectrum needed."""
-    scale = product.log_scale - jnp.max(product.log_scale)
-    rows = jnp.exp(scale)[:, None] * product.u
-    gram = jnp.matmul(rows, rows.T, precision="highest")
-    return jnp.square(jnp.trace(gram)) / jnp.sum(jnp.square(gram)) / rows.shape[-1]
+def participation_by_block(segment: analysis.Segment, h: Float[Array, " w"]) -> Array:
+    """Participation ratio over width of the Jacobian of the first l blocks at h, by l.
+
+    The ratio belongs to the largest singular values, so that the product itself serves, scaled to
+    length one after each block.
+    """
+
+    def step(carry, layer):
+        h, product = carry
+        h, tangent = jax.linearize(lambda h: segment.apply(layer, h[None])[0], h)
+        product = jax.vmap(tangent)(product)
+        product = product / jnp.linalg.norm(product)
+        gram = jnp.matmul(product, product.T, precision="highest")
+        return (h, product), 1 / (len(gram) * jnp.sum(jnp.square(gram)))
+
+    start = jnp.eye(len(h), dtype=h.dtype)
+    return lax.scan(step, (h, start), segment.params)[1]
 
 
 def jacobian_participation(view: View) -> Float[Array, " block"]:
     """Participation ratio over width of the Jacobian from the first block's input, by block."""
-    trunk = analysis.Chain((blocks(view.chain),))
-    start = jax.random.orthogonal(jax.random.key(0), view.hidden.shape[-1])
+    body = blocks(view.chain)
     # Four examples: the ratio is a property of the network more than of the example.
-    products = jax.vmap(lambda h: analysis.input_jacobians(trunk, h, start=start)["blocks"])(
-        view.hidden[0, :4]
-    )
-    return jnp.mean(jax.vmap(jax.vmap(graded_participation))(products), axis=0)
+    return jnp.mean(jax.vmap(lambda h: participation_by_block(body, h))(view.hidden[0, :4]), axis=0)
 
 
 def flips(view: View) -> Float[Array, " block"]:
@@ -406,9 +413,9 @@ def sharded(one: Callable[..., Any], mesh: Mesh, *, replicated: int) -> Callable
     def call(*arguments):
         specs = (whole,) * replicated + (arm,) * (len(arguments) - replicated)
         # Arms have nothing to do with one another: no collectives, and nothing to check.
-        return jax.shard_map(
-            all_arms, mesh=mesh, in_specs=specs, out_specs=arm, check_vma=False
-        )(*arguments)  # fmt: skip
+        return jax.shard_map(all_arms, mesh=mesh, in_specs=specs, out_specs=arm, check_vma=False)(
+            *arguments
+        )
 
     return call
 

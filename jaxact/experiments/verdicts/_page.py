@@ -43,13 +43,12 @@ class Code(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure in two formats, with where the Markdown finds it."""
+    """A figure in two formats."""
 
     name: str
     svg: bytes
     png: bytes
     caption: str
-    folder: str
 
 
 Block = Heading | Paragraph | Table | Code | Picture
@@ -76,7 +75,6 @@ def page(
     preset: str,
     alpha: float,
     facts: Mapping[str, Any],
-    folder: str,
 ) -> list[Block]:
     """The page as blocks.
 
@@ -85,7 +83,6 @@ def page(
       preset: the budget.
       alpha: the probability of any wrong decision.
       facts: the manifest.
-      folder: where the Markdown finds the figures.
     """
     words = [result.verdict.word for result in results]
     counts = ", ".join(
@@ -125,7 +122,7 @@ def page(
         Paragraph(METHOD.format(alpha=alpha)),
     ]
     for result in results:
-        blocks += _claim(result, folder)
+        blocks += _claim(result)
     blocks += [
         Heading(2, "How it was made"),
         Paragraph(f"`python scripts/verdicts.py --preset {preset}`"),
@@ -150,7 +147,7 @@ def _scale(results: Sequence[Any], preset: str) -> str:
     return f"{cells} cells of up to {max(seeds)} seeds"
 
 
-def _claim(result: Any, folder: str) -> list[Block]:
+def _claim(result: Any) -> list[Block]:
     study, table, outcomes, verdict, _ = result
     blocks: list[Block] = [
         Heading(2, f"{study.number}. {study.claim}"),
@@ -164,8 +161,9 @@ def _claim(result: Any, folder: str) -> list[Block]:
     rows = [_row(p, o) for p, o in zip(study.predictions, outcomes, strict=True)]
     blocks.append(Table(pd.DataFrame(rows)))
     for plot in study.plots:
-        svg, png = (_render(plot.draw(table), kind) for kind in ("svg", "png"))
-        blocks.append(Picture(plot.name, svg, png, plot.caption, folder))
+        drawn = plot.draw(table)
+        svg, png = (_render(drawn, kind) for kind in ("svg", "png"))
+        blocks.append(Picture(plot.name, svg, png, plot.caption))
     return blocks
 
 
@@ -243,12 +241,12 @@ def figures(blocks: Sequence[Block]) -> list[Picture]:
     return [block for block in blocks if isinstance(block, Picture)]
 
 
-def markdown(blocks: Sequence[Block]) -> str:
-    """Blocks as Markdown."""
-    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+def markdown(blocks: Sequence[Block], folder: str) -> str:
+    """Blocks as Markdown, whose figures lie in a folder."""
+    return "\n\n".join(_markdown(block, folder) for block in blocks) + "\n"
 
 
-def _markdown(block: Block) -> str:
+def _markdown(block: Block, folder: str) -> str:
     match block:
         case Heading(level, text):
             return f"{'#' * level} {text}"
@@ -257,7 +255,7 @@ def _markdown(block: Block) -> str:
         case Code(text):
             return f"```json\n{text}\n```"
         case Picture():
-            return f"![{block.caption}]({block.folder}/{block.name}.svg)\n\n*{block.caption}*"
+            return f"![{block.caption}]({folder}/{block.name}.svg)\n\n*{block.caption}*"
         case Table(frame):
             lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.values.tolist()]
             cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)

@@ -105,10 +105,14 @@ def lines(
                 handles.setdefault(label, handle)
         if theory:
             handles["theory"] = all_axes[0].plot([], [], color="black", linewidth=0.7)[0]
+        widest = max(len(label) for label in handles)
         figure.legend(
-            list(handles.values()), list(handles), loc="outside upper center",
-            ncols=min(len(handles), 5), handlelength=3,
-        )  # fmt: skip
+            list(handles.values()),
+            list(handles),
+            loc="outside upper center",
+            ncols=min(len(handles), max(1, 75 // (widest + 8))),
+            handlelength=3,
+        )
     return figure
 
 

@@ -189,11 +189,12 @@ def conclude(
     }
     data = {name: table[table.quantity != "seconds"] for name, table in data.items()}
     tests = [
-        Test(prediction.effect(data[study.name]), prediction.bound, prediction.side,
-             prediction.exact)
+        Test(
+            prediction.effect(data[study.name]), prediction.bound, prediction.side, prediction.exact
+        )
         for study in chosen
         for prediction in study.predictions
-    ]  # fmt: skip
+    ]
     outcomes = iter(decide(tests, alpha=alpha))
     results = []
     for study in chosen:
@@ -239,23 +240,19 @@ def _write(
     for result in results:
         write_whole(folder / "tables" / f"{result.study.name}.parquet", to_parquet(result.table))
     write_whole(folder / "verdicts.parquet", to_parquet(summary(results)))
-    blocks = _page.page(
-        results, preset=config.preset, alpha=config.alpha, facts=facts, folder="figures"
-    )
+    blocks = _page.page(results, preset=config.preset, alpha=config.alpha, facts=facts)
     for figure in _page.figures(blocks):
         write_whole(folder / "figures" / f"{figure.name}.svg", figure.svg)
         write_whole(folder / "figures" / f"{figure.name}.png", figure.png)
-    write_whole(folder / "verdicts.md", _page.markdown(blocks).encode())
+    write_whole(folder / "verdicts.md", _page.markdown(blocks, "figures").encode())
     write_whole(folder / "report.html", _page.html(blocks).encode())
     if config.docs is not None:
         images = config.docs / "images" / "verdicts"
         images.mkdir(parents=True, exist_ok=True)
-        blocks = _page.page(
-            results, preset=config.preset, alpha=config.alpha, facts=facts, folder="images/verdicts"
-        )
         for figure in _page.figures(blocks):
             write_whole(images / f"{figure.name}.svg", figure.svg)
-        write_whole(config.docs / "verdicts.md", _page.markdown(blocks).encode())
+        page = _page.markdown(blocks, "images/verdicts").encode()
+        write_whole(config.docs / "verdicts.md", page)
 
 
 def main() -> int:

@@ -123,7 +123,7 @@ def _training(network: str, label: str) -> Prediction:
         )
 
     return Prediction(
-        f"training, {label}",
+        f"training ({label})",
         "Over layers and steps of training, the share of units that flip between two examples and "
         f"the effective rank of the layer's weights rise and fall together in a {label} network.",
         correlation(pair, ["step", "layer"]),
@@ -194,21 +194,21 @@ STUDY = Study(
     "not depend on the input. The black line is min(flips, inputs).",
     predictions=(
         Prediction(
-            "W, as stated",
+            "W (as stated)",
             "Where the fewest units flip, W lacks at least a tenth of full rank.",
             _of_weight,
             bound=0.1,
             unit="share of full rank",
         ),
         Prediction(
-            "D W, exact form",
+            "D W (exact form)",
             "The rank of the masked weight is the number of active units, up to the inputs.",
             _masked,
             bound=0.99,
             unit="share of pairs",
         ),
         Prediction(
-            "Jacobian difference, exact form",
+            "Jacobian difference (exact form)",
             "The rank of the difference of Jacobians is the number of flips, up to the inputs.",
             _difference,
             bound=0.99,

@@ -50,7 +50,7 @@ def _error(name: str, quantity: str) -> Prediction:
         return float(select(table, quantity, activation=name).value.iloc[0])
 
     return Prediction(
-        f"{what}, {FORMS[name]} form",
+        f"{what} ({FORMS[name]} form)",
         f"The {FORMS[name]} form's {what} is nowhere off by more than 0.01.",
         effect,
         bound=0.01,
@@ -65,7 +65,7 @@ def _unnoticed(name: str) -> Prediction:
         return (remaining(table, activation=name) - remaining(table, activation="gelu")).abs()
 
     return Prediction(
-        f"training, {FORMS[name]} form",
+        f"training ({FORMS[name]} form)",
         f"Networks trained with the {FORMS[name]} form and with the exact GELU reach losses that "
         "differ by less than 0.01 of chance.",
         effect,

@@ -121,7 +121,7 @@ def _holds(identity: str, of: str) -> Prediction:
 
     label = IDENTITIES[identity][0]
     return Prediction(
-        f"{label}, {of}",
+        f"{label} ({of})",
         f"{label}: equal {of} for every finite input, in bfloat16, float16 and float32.",
         effect,
         bound=0.0,

@@ -1,5 +1,9 @@
 """Claim 5: which skips keep the rank; a diagram of skip, scale and norm."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -38,7 +42,7 @@ def _keeps(wiring: str, phase: str) -> Prediction:
         )
 
     return Prediction(
-        f"{name}, {when}",
+        f"{name} ({when})",
         f"The Jacobian of the blocks keeps a participation ratio of a tenth of the width ({name} "
         f"residual ReLU network, {when}).",
         effect,
@@ -65,6 +69,17 @@ def _draw_depth(table: pd.DataFrame) -> Figure:
     )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predicted(placement: str, depth: int, exponents: np.ndarray) -> jax.Array:
+    """Participation over width of a ReLU network in theory, by exponent of the branch's scale."""
+
+    def one(exponent):
+        field = theory.mean_field("relu", depth, placement=placement, branch_scale=depth**-exponent)
+        return 1 / (1 + field.jacobian_dispersion[-1])
+
+    return jax.vmap(one)(jnp.asarray(exponents, jnp.float32))
+
+
 def _draw_exponents(table: pd.DataFrame) -> Figure:
     rows = select(
         table,
@@ -77,21 +92,7 @@ def _draw_exponents(table: pd.DataFrame) -> Figure:
     depth = int(rows.layer.max())
     exponents = np.linspace(0, 1, 11)
     lines = {
-        wiring: (
-            list(exponents),
-            [
-                1
-                / (
-                    1
-                    + float(
-                        theory.mean_field(
-                            "relu", depth, placement=placement, branch_scale=float(depth**-e)
-                        ).jacobian_dispersion[-1]
-                    )
-                )
-                for e in exponents
-            ],
-        )
+        wiring: (list(exponents), list(np.asarray(_predicted(placement, depth, exponents))))
         for wiring, placement in (("identity", "none"), ("pre", "pre"))
     }
     return _plots.lines(

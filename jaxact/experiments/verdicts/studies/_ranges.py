@@ -42,7 +42,7 @@ def _value(table: pd.DataFrame, quantity: str, activation: str) -> float:
 
 def _range(name: str) -> Prediction:
     return Prediction(
-        f"{KIN[name]}, normal inputs",
+        f"{KIN[name]} (normal inputs)",
         f"The share of standard normal inputs where the slope is at most 0.01 is smaller for "
         f"{KIN[name]} than for ReLU.",
         lambda table: _value(table, "flat", "relu") - _value(table, "flat", name),
@@ -55,13 +55,12 @@ def _range(name: str) -> Prediction:
 def _in_network(name: str) -> Prediction:
     def effect(table: pd.DataFrame) -> pd.Series:
         relu, other = (
-            by_seed(table, "flat_share", activation=which, step="first")
-            for which in ("relu", name)
-        )  # fmt: skip
+            by_seed(table, "flat_share", activation=which, step="first") for which in ("relu", name)
+        )
         return relu - other
 
     return Prediction(
-        f"{KIN[name]}, in a network",
+        f"{KIN[name]} (in a network)",
         f"The same of the inputs of the activation in a plain network on digits at "
         f"initialization, for {KIN[name]}.",
         effect,
@@ -110,7 +109,7 @@ STUDY = Study(
     theory="P(Z < 0) = 1/2 for ReLU, exactly.",
     predictions=(
         Prediction(
-            "ReLU, normal inputs",
+            "ReLU (normal inputs)",
             "Half of standard normal inputs fall where ReLU is flat.",
             lambda table: abs(_value(table, "flat", "relu") - 0.5),
             bound=1e-6,
@@ -121,7 +120,7 @@ STUDY = Study(
         *map(_range, KIN),
         *map(_in_network, KIN),
         Prediction(
-            "Su's function, value",
+            "Su's function (value)",
             "Su's function is nowhere further from Swish than 0.05.",
             lambda table: _value(table, "distance_from_swish", "su"),
             bound=0.05,
@@ -130,7 +129,7 @@ STUDY = Study(
             exact=True,
         ),
         Prediction(
-            "Su's function, training",
+            "Su's function (training)",
             "Su's function and Swish train to losses that differ by less than 0.02 of chance.",
             _su_trains_alike,
             bound=0.02,
