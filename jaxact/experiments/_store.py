@@ -41,13 +41,21 @@ def manifest() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The revision of the checkout that the package lies in; None where it lies in none."""
-    here = pathlib.Path(__file__).parent
-    command = ("git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12")
-    try:
-        found = subprocess.run(command, capture_output=True, check=False, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+    git = ("git", "-C", str(pathlib.Path(__file__).parent))
+
+    def ask(*command: str) -> str | None:
+        try:
+            found = subprocess.run(
+                (*git, *command), capture_output=True, check=False, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return found.stdout.strip() or None
+
+    # An installed package may lie within the checkout of something else.
+    if ask("ls-files", pathlib.Path(__file__).name) is None:
         return None
-    return found.stdout.strip() or None
+    return ask("describe", "--always", "--dirty", "--abbrev=12")
 
 
 class Run:

@@ -36,7 +36,7 @@ class TestDecisions:
         values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -1.0]
         (outcome,) = verdicts.decide([_test(values)])
         assert outcome.p == pytest.approx(stats.binomtest(7, 8).pvalue)
-        assert outcome.effect == 2.5 + 0.0 or outcome.effect == np.median(values)
+        assert outcome.effect == 3.5
         assert outcome.decision == "undecided"  # p = 0.07
 
     def test_interval_has_the_confidence_it_names(self):
@@ -71,8 +71,13 @@ class TestDecisions:
 
     def test_sides_and_bounds(self):
         values = np.linspace(1, 2, 16)
-        cases = {(0.5, "above"): "confirmed", (0.5, "below"): "refuted", (1.5, "above"): "undecided",
-                 (2.5, "above"): "refuted", (2.5, "below"): "confirmed"}  # fmt: skip
+        cases = {
+            (0.5, "above"): "confirmed",
+            (0.5, "below"): "refuted",
+            (1.5, "above"): "undecided",
+            (2.5, "above"): "refuted",
+            (2.5, "below"): "confirmed",
+        }
         for (bound, side), expected in cases.items():
             (outcome,) = verdicts.decide([_test(values, bound, side)])
             assert outcome.decision == expected
@@ -199,7 +204,7 @@ class TestMeasures:
             "sign_of_zero": 0,
             "units_apart": 1,
         }
-        found = _identities.compare(lambda x: x, lambda x: x + jnp.zeros_like(x), "float16", 1)
+        found = _identities.compare(lambda x: x, lambda x: jnp.where(x == 0, 0, x), "float16", 1)
         assert found["sign_of_zero"] == 1
 
     @pytest.mark.parametrize("name", ["tat_relu", "tat_silu", "dks_tanh"])
@@ -260,13 +265,15 @@ def _run(folder, study=TOY, **options):
     return verdicts.run(config, extra=[study])
 
 
-class TestRun:
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("toy") / "run"
-        _run(folder, docs=folder.parent / "docs")
-        return folder
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run of the toy study."""
+    folder = tmp_path_factory.mktemp("toy") / "run"
+    _run(folder, docs=folder.parent / "docs")
+    return folder
 
+
+class TestRun:
     def test_files(self, folder):
         names = {path.name for path in folder.iterdir()}
         assert names == {
@@ -301,19 +308,16 @@ class TestRun:
         calls = []
 
         def measure(batch):
-            calls.append(batch.cells)
-            if batch.cells[0]["shift"] == 2.0 and len(calls) < 3:
+            calls.append(batch.cells[0]["shift"])
+            if calls == [1.0, 2.0]:
                 raise KeyboardInterrupt
             return _noise(batch)
 
         study = dataclasses.replace(TOY, measure=measure)
         with pytest.raises(KeyboardInterrupt):
             _run(tmp_path / "run", study)
-        (result,) = _run(tmp_path / "run", study, resume=True) if len(calls) > 2 else (None,)
-        if result is None:
-            calls.append(None)
-            (result,) = _run(tmp_path / "run", study, resume=True)
-        assert [c[0]["shift"] for c in calls if c] == [1.0, 2.0, 2.0]
+        (result,) = _run(tmp_path / "run", study, resume=True)
+        assert calls == [1.0, 2.0, 2.0]
         stored = pd.read_parquet(folder / "tables" / "toy.parquet")
         pd.testing.assert_frame_equal(result.table, stored)
 

@@ -27,7 +27,7 @@ WIRINGS = {
     "post": "post-norm residual: a(x + N(W x))",
 }
 
-_OPTIONS = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     "plain": dict(skip="none", norm_placement="none", norm="none"),
     "plain_norm": dict(skip="none", norm_placement="post", norm="layer"),
     "identity": dict(skip="identity", norm_placement="none", norm="none"),

@@ -187,7 +187,10 @@ def conclude(
         name: float(table[(table.quantity == "seconds") & (table.study == name)].value.sum())
         for name, table in data.items()
     }
-    data = {name: table[table.quantity != "seconds"] for name, table in data.items()}
+    data = {
+        name: table[table.quantity != "seconds"].reset_index(drop=True)
+        for name, table in data.items()
+    }
     tests = [
         Test(
             prediction.effect(data[study.name]), prediction.bound, prediction.side, prediction.exact

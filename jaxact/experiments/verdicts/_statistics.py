@@ -196,4 +196,4 @@ def rank_correlation(a: Any, b: Any, /) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return round(float(stats.spearmanr(a, b).statistic), 12)
+    return round(float(stats.spearmanr(a, b)[0]), 12)  # pyright: ignore[reportArgumentType]

@@ -1,3 +1,5 @@
+# pandas annotates a selection of rows as a union of frame, series and array.
+# pyright: reportArgumentType=false
 """Claim 5: which skips keep the rank; a diagram of skip, scale and norm."""
 
 import functools
