@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -93,7 +94,7 @@ def convolutions(count):
 
 class FlaxBlock(nnx.Module):
     def __init__(self, inputs, outputs, stride, rngs):
-        options = dict(padding=((1, 1), (1, 1)), use_bias=False, rngs=rngs)
+        options: dict[str, Any] = dict(padding=((1, 1), (1, 1)), use_bias=False, rngs=rngs)
         self.conv1 = nnx.Conv(inputs, outputs, (3, 3), stride, **options)
         self.norm1 = nnx.BatchNorm(outputs, momentum=0.9, rngs=rngs)
         self.conv2 = nnx.Conv(outputs, outputs, (3, 3), **options)
@@ -196,7 +197,7 @@ def resnet20(count, torch_python):
 
         def step(params, stats, state, x, y):
             def loss(params):
-                logits, new = call(nnx.merge(structure, params, stats), x, True)
+                logits, new = call(nnx.merge(structure, params, stats, copy=True), x, True)
                 losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
                 return jnp.mean(losses), new
 
@@ -205,7 +206,7 @@ def resnet20(count, torch_python):
             return optax.apply_updates(params, updates), new, state
 
         def infer(params, stats, x):
-            return call(nnx.merge(structure, params, stats), x, False)[0]
+            return call(nnx.merge(structure, params, stats, copy=True), x, False)[0]
 
         state = optimizer.init(params)
         train = timed(jax.jit(step), params, stats, state, x, y)

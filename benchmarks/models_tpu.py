@@ -187,7 +187,7 @@ def main():
                 report(label, compiled, *times)
                 if options.dump:
                     with open(f"{options.dump}/{label}.hlo", "w") as file:
-                        file.write(compiled.as_text())
+                        file.write(compiled.as_text() or "")
 
 
 if __name__ == "__main__":

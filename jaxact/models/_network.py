@@ -1,5 +1,6 @@
 """Networks of stages: called, taken apart, stacked and unrolled."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -52,7 +53,10 @@ class Network(nnx.Module):
       stem: `Stem`.
       stages: a list of `Stage`.
       head: `Head`.
+      config: what a network of one config was made from, else None.
     """
+
+    config: Any = None
 
     def __init__(
         self,
@@ -177,6 +181,8 @@ def unroll(network: AnyNetwork, /) -> AnyNetwork:
 def _restage(network: AnyNetwork, change: Callable[[Stage], Stage]) -> AnyNetwork:
     network = fresh(network)
     network.stages = nnx.List([change(stage) for stage in network.stages])
+    if network.config is not None:
+        network.config = dataclasses.replace(network.config, scan=change is stack_stage)
     return network
 
 
