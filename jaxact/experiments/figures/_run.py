@@ -1,0 +1,115 @@
+"""The command line of the figures: which to draw, how large, and where to."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import pandas as pd
+import tyro
+from tqdm import tqdm
+
+from jaxact.experiments import _cli
+from jaxact.experiments._plots import Drawing, rendered
+from jaxact.experiments._store import StudyError, to_parquet
+from jaxact.experiments.figures import _layers, _networks, _products, _theory
+from jaxact.experiments.figures._sizes import PRESETS, Sizes
+from jaxact.io import write_whole
+
+
+class PaperFigure(NamedTuple):
+    """A figure of the paper: ``draw(measure(sizes))``."""
+
+    measure: Callable[[Sizes], pd.DataFrame]
+    draw: Callable[[pd.DataFrame], Drawing]
+
+
+FIGURES: Mapping[str, PaperFigure] = {
+    name: PaperFigure(getattr(module, f"measure_{name}"), getattr(module, f"draw_{name}"))
+    for module, names in (
+        (_products, ("product_spectrum", "rank_tolerance", "naive_graded")),
+        (_networks, ("rank_by_depth", "four_objects", "phase_diagram", "trajectory")),
+        (_theory, ("correlation", "flips")),
+        (_layers, ("convolutions", "batch_norm")),
+    )
+    for name in names
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """The paper's figures, each from its own measurement."""
+
+    figure: tuple[str, ...] = tuple(FIGURES)
+    """Which figures to draw; all by default."""
+    preset: Literal["small", "paper"] = "small"
+    """How large the networks are: small (two minutes on two cores), paper (an accelerator)."""
+    out: pathlib.Path = pathlib.Path("runs/figures")
+    """Folder of the results: for each figure NAME.png, NAME.svg, NAME.txt (its caption) and
+    NAME.parquet (its numbers). Figures that lie there are replaced."""
+
+
+def draw(name: str, sizes: Sizes = PRESETS["small"], /) -> Drawing:
+    """Measures and draws one figure.
+
+    Args:
+      name: one of `FIGURES`.
+      sizes: how large its networks are.
+
+    Returns:
+      The figure, its caption and its numbers.
+
+    Raises:
+      ValueError: if there is no figure of that name.
+    """
+    if name not in FIGURES:
+        raise ValueError(f"name must be one of {', '.join(FIGURES)}; got {name!r}")
+    figure = FIGURES[name]
+    return figure.draw(figure.measure(sizes))
+
+
+def run(config: Figures) -> dict[str, Drawing]:
+    """Draws figures and writes them.
+
+    Args:
+      config: which, how large, and where to.
+
+    Returns:
+      The drawings by name.
+
+    Raises:
+      StudyError: if a figure is unknown or the folder cannot be written.
+    """
+    for name in config.figure:
+        if name not in FIGURES:
+            raise StudyError(f"figure: must be among {', '.join(FIGURES)}; got {name!r}")
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"out: cannot write to {config.out} ({error.strerror})") from error
+    drawings = {}
+    for name in (bar := tqdm(config.figure, unit="figure")):
+        bar.set_description(name)
+        drawings[name] = drawing = draw(name, PRESETS[config.preset])
+        for kind in ("png", "svg"):
+            write_whole(config.out / f"{name}.{kind}", rendered(drawing.figure, kind))
+        write_whole(config.out / f"{name}.parquet", to_parquet(drawing.numbers))
+        write_whole(config.out / f"{name}.txt", f"{drawing.caption}\n".encode())
+    return drawings
+
+
+def main() -> int:
+    """The command line of ``scripts/figures.py``.
+
+    Returns:
+      The process's exit code.
+    """
+    config = tyro.cli(Figures)
+
+    def study() -> None:
+        start = time.monotonic()
+        run(config)
+        print(f"{len(config.figure)} figures in {config.out} ({time.monotonic() - start:.0f} s)")
+
+    return _cli.main(study)

@@ -1,0 +1,259 @@
+# pandas annotates a selection of rows as a union of frame, series and array.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+"""Measurements beside predictions: correlations of a wide network, and flips beside rank."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax import lax
+from jaxtyping import Array
+
+from jaxact import activations, analysis, theory
+from jaxact.experiments._plots import (
+    COLUMN_WIDTH,
+    FLOOR,
+    LABELS,
+    PLACEMENTS,
+    SERIES,
+    Drawing,
+    legend,
+    panels,
+    style,
+)
+from jaxact.experiments.figures._sizes import Sizes, depth_grid
+
+ACTIVATIONS = ("relu", "tanh", "gelu", "erf")
+WIRINGS = ("plain", "post", "pre", "none")
+
+
+def _cosine(x: Array, y: Array) -> Array:
+    # Without a norm activations double from layer to layer: squares would overflow.
+    x, y = (h / jnp.max(jnp.abs(h)) for h in (x, y))
+    return jnp.sum(x * y) / jnp.sqrt(jnp.sum(jnp.square(x)) * jnp.sum(jnp.square(y)))
+
+
+def _pair(key: Array, n: int, c: Array) -> tuple[Array, Array]:
+    x, z = jax.random.normal(key, (2, n))
+    return x, c * x + jnp.sqrt(1 - c * c) * z
+
+
+def _with_error(samples: Array) -> tuple[Array, Array]:
+    """Mean over the first axis and its standard error."""
+    return jnp.mean(samples, 0), jnp.std(samples, 0, ddof=1) / len(samples) ** 0.5
+
+
+def _table(value: Any, error: Any, axes: dict[str, Any], **constants: object) -> pd.DataFrame:
+    error = np.full(np.shape(value), np.nan) if error is None else error
+    frame = analysis.tidy(value, axes, centring="none", dtype="float32", **constants)
+    return frame.assign(standard_error=np.asarray(error, np.float64).ravel())
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _defects(placement: str, depth: int) -> Array:
+    """1 - correlation by depth; under jit, what else the recursion predicts is never computed."""
+    return theory.mean_field("relu", depth, placement=placement, correlation=0.2).defect
+
+
+def measure_correlation(sizes: Sizes) -> pd.DataFrame:
+    """One layer's correlation map, and the correlation by depth, beside mean-field theory."""
+    n = sizes.wide
+    grid = np.linspace(-0.95, 0.95, 11)
+    fine = np.linspace(-1, 1, 41)
+    frames = []
+    for name in ACTIVATIONS:
+        f = activations.get(name)
+        gain = float(theory.gain(name))
+
+        @jax.jit
+        def layer(key: Array, c: Array, f: Any = f, gain: float = gain) -> Array:
+            inputs, weights = jax.random.split(key)
+            x, y = _pair(inputs, n, c)
+            w = jax.random.normal(weights, (n, n)) * gain / n**0.5
+            return _cosine(f(x) @ w, f(y) @ w)
+
+        keys = jax.random.split(jax.random.key(0), sizes.seeds)
+        samples = jax.vmap(lambda key, layer=layer: jax.vmap(lambda c: layer(key, c))(grid))(keys)
+        common = dict(object="one layer", quantity="correlation", activation=name)
+        measured, error = _with_error(samples)
+        frames.append(_table(measured, error, {"x": grid}, source="measured", **common))
+        predicted = jax.jit(lambda c, name=name: theory.correlation_map(name, c))(
+            jnp.asarray(fine, jnp.float32)
+        )
+        frames.append(_table(predicted, None, {"x": fine}, source="theory", **common))
+    depths = depth_grid(sizes.depth)
+    gain = float(theory.gain("relu"))
+    for placement in WIRINGS:
+
+        @functools.partial(jax.jit, static_argnames="placement")
+        def network(key: Array, placement: str) -> Array:
+            x, y = _pair(key, n, jnp.float32(0.2))
+
+            def norm(h: Array) -> Array:
+                return h * lax.rsqrt(jnp.mean(jnp.square(h), -1, keepdims=True))
+
+            def step(h: Array, key: Array) -> tuple[Array, Array]:
+                w = jax.random.normal(key, (n, n)) * gain / n**0.5
+                branch = jnp.maximum(norm(h) if placement == "pre" else h, 0) @ w
+                h = branch if placement == "plain" else h + branch
+                h = norm(h) if placement == "post" else h
+                return h, _cosine(h[0], h[1])
+
+            keys = jax.random.split(jax.random.fold_in(key, 1), sizes.depth)
+            return lax.scan(step, norm(jnp.stack([x, y])), keys)[1]
+
+        keys = jax.random.split(jax.random.key(1), sizes.seeds)
+        samples = lax.map(lambda key, placement=placement: network(key, placement), keys)
+        chosen = samples[:, np.array(depths) - 1]
+        common = dict(object="network", quantity="correlation", activation="relu")
+        measured, error = _with_error(1 - chosen)
+        frames.append(
+            _table(measured, error, {"x": depths}, source="measured", placement=placement, **common)
+        )
+        predicted = _defects(placement, sizes.depth)
+        frames.append(
+            _table(
+                predicted[np.array(depths)],
+                None,
+                {"x": depths},
+                source="theory",
+                placement=placement,
+                **common,
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def draw_correlation(table: pd.DataFrame) -> Drawing:
+    """The map of one layer, and one less the correlation over depth."""
+    with style():
+        figure, axes = panels(1, 2, 2.8)
+        for ax, name, kinds, styles, labels in (
+            (
+                axes[0, 0],
+                "one layer",
+                ACTIVATIONS,
+                dict(zip(ACTIVATIONS, SERIES, strict=False)),
+                {},
+            ),
+            (axes[0, 1], "network", WIRINGS, PLACEMENTS, LABELS),
+        ):
+            column = "activation" if name == "one layer" else "placement"
+            for kind in kinds:
+                rows = table[(table.object == name) & (table[column] == kind)]
+                line, points = (rows[rows.source == s] for s in ("theory", "measured"))
+                look = {**styles[kind], "marker": None}
+                ax.plot(line.x, line.value, label=labels.get(kind, kind), **look)
+                ax.errorbar(
+                    points.x,
+                    points.value,
+                    2 * points.standard_error,
+                    fmt=styles[kind]["marker"],
+                    color=styles[kind]["color"],
+                    elinewidth=0.7,
+                    fillstyle="none",
+                )
+            ax.legend(handlelength=3)
+        axes[0, 0].plot([-1, 1], [-1, 1], **{**FLOOR, "linewidth": 0.5})
+        axes[0, 0].set_xlabel("correlation $c$ of two inputs")
+        axes[0, 0].set_ylabel("correlation after one layer")
+        axes[0, 1].set_xscale("log", base=2)
+        axes[0, 1].set_yscale("log")
+        axes[0, 1].xaxis.set_major_formatter("{x:g}")
+        axes[0, 1].set_xlabel("layer")
+        axes[0, 1].set_ylabel("1 - correlation")
+    return Drawing(
+        "correlation",
+        figure,
+        "Correlation of two inputs, measured (marks, with two standard errors over networks) and "
+        "by mean-field theory (lines). Left: after one layer, C(c). Right: one less the "
+        "correlation by depth in rectified networks, from c = 0.2; every placement answers inputs "
+        "more and more alike, the plain network as 9 pi^2 / (2 l^2). Post-norm and no norm "
+        "coincide, since the rectifier commutes with the scale.",
+        table,
+    )
+
+
+BOTTLENECKS = (4, 10, 25)
+HIDDEN = 60
+
+
+def measure_flips(sizes: Sizes) -> pd.DataFrame:
+    """Rank of J(x) - J(y) beside flips, in networks with a bottleneck after the units."""
+    relu = analysis.tag_units(activations.get("relu"))
+    distances = np.geomspace(0.01, 3, 10)
+    rows = []
+    for narrow in BOTTLENECKS:
+
+        @jax.jit
+        def pair(key: Array, distance: Array, narrow: int = narrow) -> analysis.FlipRank:
+            keys = jax.random.split(key, 4)
+            shapes = ((HIDDEN, HIDDEN), (HIDDEN, narrow), (narrow, HIDDEN))
+            a, b, c = (jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=False))
+            chain = analysis.as_chain(
+                [
+                    ("hidden", lambda w, x: relu(x @ w), a, None),
+                    ("narrow", lambda w, x: x @ w, b, None),
+                    ("wide", lambda w, x: relu(x @ w), c, None),
+                ]
+            )
+            x, direction = jax.random.normal(keys[3], (2, HIDDEN))
+            y = x + distance * direction
+            flips = analysis.flips(chain, x, y)
+            # The linear layer's outputs have no state to flip.
+            units = flips["hidden"][0] + flips["wide"][0]
+            return analysis.flip_rank(chain, x, y)._replace(flips=units)
+
+        keys = jax.random.split(jax.random.key(0), sizes.seeds)
+        found = jax.vmap(jax.vmap(pair, (0, None)), (None, 0))(keys, distances)
+        rows.append(
+            pd.DataFrame(
+                {
+                    "bottleneck": narrow,
+                    "distance": np.repeat(distances, sizes.seeds),
+                    "flips": np.ravel(found.flips),
+                    "value": np.ravel(found.rank),
+                    "bound": np.ravel(found.rank_x + found.rank_y),
+                }
+            )
+        )
+    return pd.concat(rows, ignore_index=True).assign(
+        object="J(x) - J(y)",
+        quantity="numerical_rank",
+        definition="number of s_i > max(m, n) eps (s_1(J(x)) + s_1(J(y)))",
+        centring="none",
+        dtype="float32",
+    )
+
+
+def draw_flips(table: pd.DataFrame) -> Drawing:
+    """Rank over flips, with the line of equality and the saturations."""
+    with style():
+        figure, axes = panels(1, 1, 2.7, width=COLUMN_WIDTH)
+        ax = axes[0, 0]
+        most = int(table.flips.max())
+        ax.plot([0, most], [0, most], color="0.5", linewidth=0.8)
+        for series, (_, rows) in zip(SERIES[1:], table.groupby("bottleneck"), strict=False):
+            ax.plot(
+                rows.flips,
+                rows.value,
+                series["marker"],
+                color=series["color"],
+                fillstyle="none",
+                label=f"rank J = {int(rows.bound.max()) // 2}",
+            )
+            ax.axhline(int(rows.bound.max()), **FLOOR)
+        ax.set_xlabel("units whose state differs between $x$ and $y$")
+        ax.set_ylabel("rank of $J(x) - J(y)$")
+        legend(figure, ax, columns=3)
+    return Drawing(
+        "flips",
+        figure,
+        "Rank of the change of the Jacobian between two inputs against the number of units that "
+        "change their state, in rectified networks with a narrow linear layer between their units: "
+        "equal (grey line) until it saturates at rank J(x) + rank J(y) (dashed).",
+        table,
+    )
