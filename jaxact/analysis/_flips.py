@@ -77,9 +77,9 @@ def flip_rank(
 
     In a piecewise linear network the Jacobian depends on the units' states alone. Each flip adds a
     term of rank one to J(x) - J(y), so its rank is at most the number of flips, and at most
-    rank J(x) + rank J(y); for weights in general position it is the smaller of the two as long as
-    the flips lie in one layer. Few units that respond thus mean a Jacobian that hardly changes:
-    they say nothing of the rank of the weights.
+    rank J(x) + rank J(y). For weights in general position each layer adds its flips, until it has
+    added the rank of what lies before or behind it. Few units that respond thus mean a Jacobian
+    that hardly changes: they say nothing of the rank of the weights.
 
     Args:
       chain: a network, from `as_chain`, whose layers treat examples independently.

@@ -27,7 +27,7 @@ COLUMNS = (
 
 
 def tidy(
-    values: npt.ArrayLike, axes: Mapping[str, Sequence[Any]], /, **constants: object
+    values: npt.ArrayLike, axes: Mapping[str, Sequence[Any] | np.ndarray], /, **constants: object
 ) -> pd.DataFrame:
     """An array as rows, one for each entry.
 

@@ -87,10 +87,10 @@ def plain_log(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
+def legend(figure: Figure, axes: Axes, columns: int = 3, *, length: int = 3) -> None:
     """One legend above all panels."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=3)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=length)
 
 
 def rendered(figure: Figure, kind: str) -> bytes:

@@ -50,6 +50,7 @@ def params():
     )
 
 
+@pytest.mark.slow
 def test_effective_rank_term_keeps_the_rank(data, params):
     x, y = data
 
@@ -75,9 +76,9 @@ def test_effective_rank_term_keeps_the_rank(data, params):
         return mean_rank(trained, x), losses[-1]
 
     initial = float(mean_rank(params, x))
-    without, _ = train(jnp.float32(0.0))
-    with_term, loss_with = train(jnp.float32(1.0))
+    without, loss_without = train(jnp.float32(0.0))
+    with_term, loss_with = train(jnp.float32(0.3))
     assert initial < 0.4 * WIDTH  # the plain network has lost most of it at the start
-    assert float(without) < 1.2 * initial
-    assert float(with_term) > 1.5 * float(without)
-    assert np.isfinite(float(loss_with))
+    assert float(without) < 0.8 * initial  # and loses more of it in training
+    assert float(with_term) > 1.4 * initial
+    assert float(loss_with) < float(loss_without)

@@ -153,7 +153,7 @@ def draw_rank_tolerance(table: pd.DataFrame) -> Drawing:
         ax.set_ylim(0, n * 1.05)
         ax.set_xlabel(r"tolerance, as a share of $s_1$")
         ax.set_ylabel("numerical rank")
-        legend(figure, ax, columns=3)
+        legend(figure, ax, columns=3, length=2)
     return Drawing(
         "rank_tolerance",
         figure,

@@ -189,7 +189,7 @@ def measure_flips(sizes: Sizes) -> pd.DataFrame:
     for narrow in BOTTLENECKS:
 
         @jax.jit
-        def pair(key: Array, distance: Array, narrow: int = narrow) -> analysis.FlipRank:
+        def pair(key: Array, distance: Array, narrow: int = narrow) -> tuple[Any, Array]:
             keys = jax.random.split(key, 4)
             shapes = ((HIDDEN, HIDDEN), (HIDDEN, narrow), (narrow, HIDDEN))
             a, b, c = (jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=False))
@@ -204,17 +204,18 @@ def measure_flips(sizes: Sizes) -> pd.DataFrame:
             y = x + distance * direction
             flips = analysis.flips(chain, x, y)
             # The linear layer's outputs have no state to flip.
-            units = flips["hidden"][0] + flips["wide"][0]
-            return analysis.flip_rank(chain, x, y)._replace(flips=units)
+            units = jnp.stack([flips["hidden"][0], flips["wide"][0]])
+            return analysis.flip_rank(chain, x, y), units
 
         keys = jax.random.split(jax.random.key(0), sizes.seeds)
-        found = jax.vmap(jax.vmap(pair, (0, None)), (None, 0))(keys, distances)
+        found, units = jax.vmap(jax.vmap(pair, (0, None)), (None, 0))(keys, distances)
         rows.append(
             pd.DataFrame(
                 {
                     "bottleneck": narrow,
                     "distance": np.repeat(distances, sizes.seeds),
-                    "flips": np.ravel(found.flips),
+                    "flips": np.ravel(units.sum(-1)),
+                    "by_layer": np.ravel(jnp.minimum(units, narrow).sum(-1)),
                     "value": np.ravel(found.rank),
                     "bound": np.ravel(found.rank_x + found.rank_y),
                 }
@@ -248,12 +249,15 @@ def draw_flips(table: pd.DataFrame) -> Drawing:
             ax.axhline(int(rows.bound.max()), **FLOOR)
         ax.set_xlabel("units whose state differs between $x$ and $y$")
         ax.set_ylabel("rank of $J(x) - J(y)$")
-        legend(figure, ax, columns=3)
+        legend(figure, ax, columns=3, length=1)
+    equal = int((table.value == table.by_layer).sum())
     return Drawing(
         "flips",
         figure,
         "Rank of the change of the Jacobian between two inputs against the number of units that "
-        "change their state, in rectified networks with a narrow linear layer between their units: "
-        "equal (grey line) until it saturates at rank J(x) + rank J(y) (dashed).",
+        "change their state, in networks of two rectified layers with a narrow linear one between: "
+        "at most the flips (grey line), and at most rank J(x) + rank J(y) (dashed). Each layer "
+        "adds its flips or the narrow width, whichever is less: that sum is the rank of "
+        f"{equal} of {len(table)} pairs.",
         table,
     )

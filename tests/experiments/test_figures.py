@@ -1,0 +1,82 @@
+"""The paper's figures at a tiny size: what each table says, and what cannot be drawn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxact.experiments import StudyError, figures
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # optax's Adam
+
+TINY = figures.Sizes(8, 8, 30, 2, 12, 40, 2, 4, 64)
+EXACT = ("object", "quantity", "definition", "centring", "dtype", "value")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_every_figure_is_drawn_from_a_table_that_explains_itself(name, tables):
+    drawing = figures.draw(name, TINY)
+    tables[name] = table = drawing.numbers
+    assert drawing.name == name
+    assert drawing.figure.axes
+    # Theory has no definition of its own, and a row of numbers no NaN.
+    assert set(EXACT) - {"definition"} <= set(table.columns)
+    assert not table.value.isna().any()
+    assert (table[table.quantity != "log_singular_value"].value >= -1.01).all()
+
+
+@pytest.mark.slow
+def test_naive_product_loses_what_the_graded_one_keeps(tables):
+    table = tables["naive_graded"]
+    wide = table[table.depth == 30].pivot_table(index="index", columns="source", values="value")
+    floor = np.log(2.0**-23)
+    kept = wide.graded - wide.graded.max() > floor + 4
+    assert kept.sum() < len(wide)
+    np.testing.assert_allclose(wide.naive[kept], wide.graded[kept], atol=0.05)
+    assert (wide.naive[~kept] > wide.graded[~kept] + 1).any()
+
+
+@pytest.mark.slow
+def test_rank_of_the_change_is_bounded_by_the_flips(tables):
+    table = tables["flips"]
+    assert (table.value <= np.minimum(table.flips, table.bound)).all()
+    assert (table.value == table.by_layer).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_wide_scales_lose_the_rank(tables):
+    table = tables["phase_diagram"]
+    rows = table[(table.quantity == "effective_rank") & (table.depth == table.depth.max())]
+    by_scale = rows.sort_values("scale").value.to_numpy()
+    assert by_scale[0] > 0.9 * 8
+    assert by_scale[-1] < 0.5 * by_scale[0]
+
+
+def test_files(tmp_path):
+    config = figures.Figures(figure=("rank_tolerance",), out=tmp_path / "out")
+    figures.run(config)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {f"rank_tolerance.{kind}" for kind in ("png", "svg", "txt", "parquet")}
+    table = pd.read_parquet(tmp_path / "out" / "rank_tolerance.parquet")
+    rows = table[table.depth == 1].sort_values("tolerance")
+    assert rows.value.is_monotonic_decreasing
+    assert rows.value.iloc[-1] == 0
+
+
+def test_unknown_names(tmp_path):
+    with pytest.raises(ValueError, match=r"name must be one of product_spectrum, .*; got 'pie'"):
+        figures.draw("pie")
+    with pytest.raises(StudyError, match="figure: must be among"):
+        figures.run(figures.Figures(figure=("pie",), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="out: cannot write to"):
+        figures.run(figures.Figures(figure=("flips",), out=tmp_path / "file" / "out"))
