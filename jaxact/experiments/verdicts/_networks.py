@@ -87,11 +87,11 @@ class Spec(NamedTuple):
       depth: number of blocks, of one square weight each.
       width: units.
       activations: names that `function` takes.
-      measures: names of `MEASURES`, taken at logarithmically spaced steps.
+      measures: names of `MEASURES`.
+      marks: when they are taken: ``"log"``, at logarithmically spaced steps, or ``"ends"``.
       steps: Adam steps.
       batch_size: examples a step.
       examples: training examples that are measured on.
-      block_layers: weight layers a block.
     """
 
     wiring: str
@@ -99,10 +99,10 @@ class Spec(NamedTuple):
     width: int
     activations: tuple[str, ...]
     measures: tuple[str, ...] = ()
+    marks: str = "log"
     steps: int = 0
     batch_size: int = 64
     examples: int = 256
-    block_layers: int = 1
 
 
 class Arm(NamedTuple):
@@ -203,36 +203,44 @@ def mean_shift(view: View) -> Float[Array, " block"]:
 
 def gradient_norm(view: View) -> Float[Array, " layer"]:
     """Frobenius norm of the loss's gradient in each weight matrix of the blocks."""
-
-    def loss(logits):
-        return training.cross_entropy(logits, view.y)
-
-    _, gradient = analysis.gradients(view.chain, loss, view.x)
+    _, gradient = analysis.gradients(view.chain, _loss(view), view.x)
     return jnp.linalg.norm(weights(gradient), axis=(-2, -1))
 
 
-def branch_share(view: View) -> Float[Array, " block"]:
-    """Size of what each block adds, over the size of what it puts out."""
-    h = view.hidden
-    change = jnp.linalg.norm(h[1:] - h[:-1], axis=(-2, -1))
-    return change / jnp.linalg.norm(h[1:], axis=(-2, -1))
+def contribution(view: View) -> Float[Array, " block"]:
+    """Size of what each block adds, over the size of its input."""
+    return analysis.contributions(view.chain, view.x)["blocks"]
+
+
+def _loss(view: View) -> Callable[[Array], Array]:
+    return lambda logits: training.cross_entropy(logits, view.y)
 
 
 def lesion_loss(view: View) -> Float[Array, " block"]:
-    """Loss without one block, for each block."""
-    apply, params = blocks(view.chain).apply, blocks(view.chain).params
-    head = view.chain.segments[-1]
-    count = view.hidden.shape[0] - 1
+    """Loss without one block, for each block (Veit et al. 2016)."""
+    return analysis.lesion_study(view.chain, _loss(view), view.x, name="blocks").single
 
-    def without(block):
-        def step(h, numbered):
-            number, layer = numbered
-            return jnp.where(number == block, h, apply(layer, h)), None
 
-        h, _ = lax.scan(step, view.hidden[0], (jnp.arange(count), params))
-        return training.cross_entropy(head.apply(head.params, h), view.y)
+def lesions_loss(view: View) -> Float[Array, " size"]:
+    """Loss without 1, 2, ... of the blocks, up to half of them, a mean over four random choices."""
+    half = max(1, (view.hidden.shape[0] - 1) // 2)
+    return analysis.lesion_study(
+        view.chain,
+        _loss(view),
+        view.x,
+        name="blocks",
+        removed=range(1, half + 1),
+        samples=4,
+        key=jax.random.key(0),
+    ).mean
 
-    return lax.map(without, jnp.arange(count))
+
+def effective_depth(view: View) -> Float[Array, ""]:
+    """Mean share of the blocks that the gradient at the input has passed through."""
+    # A path's length is that of one example's gradient: a few examples tell it.
+    few = view._replace(x=view.x[:16], y=view.y[:16])
+    paths = analysis.path_gradients(few.chain, _loss(few), few.x)
+    return analysis.effective_depth(paths.log_norm) / (view.hidden.shape[0] - 1)
 
 
 def _ranks(a: Array) -> Float[Array, " layer"]:
@@ -268,8 +276,10 @@ MEASURES: dict[str, Callable[[View], Array]] = {
     "output_mean": output_mean,
     "flat_share": flat_share,
     "gradient_norm": gradient_norm,
-    "branch_share": branch_share,
+    "contribution": contribution,
     "lesion_loss": lesion_loss,
+    "lesions_loss": lesions_loss,
+    "effective_depth": effective_depth,
 }
 """What may be measured: scalars, or a value for each block. Ranks are effective ranks over the
 smaller side of the matrix."""
@@ -291,7 +301,8 @@ class Trials:
         functions = [function(name, spec.depth) for name in spec.activations]
         self.functions = [f.apply for f in functions]
         self.gains = np.array([f.gain for f in functions], np.float32)
-        self.at = training.log_steps(spec.steps)
+        marks = training.log_steps(spec.steps)
+        self.at = marks if spec.marks == "log" else (marks[0], marks[-1])
         self.mesh = Mesh(np.array(jax.devices()), ("arm",))
         self.program = jax.jit(sharded(self._one, self.mesh, replicated=1))
 
@@ -307,7 +318,6 @@ class Trials:
             self.classes,
             width=self.spec.width,
             depth=self.spec.depth,
-            block_layers=self.spec.block_layers,
             **_OPTIONS[self.spec.wiring],
             activation=self._activation(index),
             gain=jnp.asarray(self.gains)[index] * scale,

@@ -1,17 +1,14 @@
 """The page of verdicts: one list of blocks, written as HTML in one file and as Markdown."""
 
 import html as escape
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from jaxact.experiments import _report
-from jaxact.experiments.rank_collapse._figures import style
+from jaxact.experiments import _plots, _report
 from jaxact.experiments.verdicts._protocol import Prediction
 from jaxact.experiments.verdicts._statistics import Outcome
 
@@ -96,6 +93,7 @@ def page(
         if word in words
     )
     seconds = sum(result.seconds for result in results)
+    processor = sum(result.processor_seconds for result in results)
     blocks: list[Block] = [
         Heading(1, "Claims and verdicts"),
         Paragraph(
@@ -104,8 +102,8 @@ def page(
         ),
         Paragraph(
             f"This page comes from the budget `{preset}`: {_scale(results, preset)}, "
-            f"{seconds / 60:.1f} minutes of measuring on {facts['devices']} {facts['device']} "
-            f"device(s). {BUDGETS[preset]}",
+            f"{seconds / 60:.1f} minutes of measuring ({processor / 60:.1f} minutes of processor "
+            f"time) on {facts['devices']} {facts['device']} device(s). {BUDGETS[preset]}",
             "Budget.",
         ),
         Heading(2, "In short"),
@@ -148,7 +146,7 @@ def _scale(results: Sequence[Any], preset: str) -> str:
 
 
 def _claim(result: Any) -> list[Block]:
-    study, table, outcomes, verdict, _ = result
+    study, table, outcomes, verdict, *_ = result
     blocks: list[Block] = [
         Heading(2, f"{study.number}. {study.claim}"),
         Paragraph(verdict.sentence, "Verdict."),
@@ -162,7 +160,7 @@ def _claim(result: Any) -> list[Block]:
     blocks.append(Table(pd.DataFrame(rows)))
     for plot in study.plots:
         drawn = plot.draw(table)
-        svg, png = (_render(drawn, kind) for kind in ("svg", "png"))
+        svg, png = (_plots.rendered(drawn, kind) for kind in ("svg", "png"))
         blocks.append(Picture(plot.name, svg, png, plot.caption))
     return blocks
 
@@ -222,18 +220,10 @@ def _budgets(results: Sequence[Any], preset: str) -> pd.DataFrame:
                 "factors": grid,
                 "settings": settings,
                 "seconds": f"{result.seconds:.0f}",
+                "processor seconds": f"{result.processor_seconds:.0f}",
             }
         )
     return pd.DataFrame(rows)
-
-
-def _render(figure: Figure, kind: str) -> bytes:
-    file = io.BytesIO()
-    with style():
-        figure.savefig(
-            file, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
-        )
-    return file.getvalue()
 
 
 def figures(blocks: Sequence[Block]) -> list[Picture]:

@@ -11,19 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxact.experiments.rank_collapse._figures import TEXT_WIDTH, style
+from jaxact.experiments._plots import panels, style
 
 # Okabe & Ito's colours, told apart by every kind of colour vision; black is kept for theory.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#F0E442")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (4, 2)), "-.")
 MARKERS = "os^vD*XP"
-
-
-def panels(count: int, *, height: float = 2.0, sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """A row of axes across the page."""
-    figure = Figure(figsize=(TEXT_WIDTH, height))
-    axes = figure.subplots(1, count, squeeze=False, sharey=sharey)
-    return figure, list(axes[0])
 
 
 def line(axes: Axes, rows: pd.DataFrame, x: str, number: int, label: str) -> None:
@@ -51,6 +44,7 @@ def lines(
     theory: Mapping[Any, tuple[Sequence[float], Sequence[float]]] | None = None,
     bound: float | None = None,
     names: Mapping[Any, str] | None = None,
+    sharey: bool = True,
 ) -> Figure:
     """Lines over a column, one for each value of another, in a panel for each value of a third.
 
@@ -67,6 +61,7 @@ def lines(
         and ordinates of a thin black line.
       bound: where to draw a dotted horizontal line.
       names: what values are called.
+      sharey: whether the panels have one ordinate.
 
     Returns:
       The figure.
@@ -75,7 +70,8 @@ def lines(
     of_panels = list(dict.fromkeys(table[panel])) if panel else [None]
     of_lines = list(dict.fromkeys(table[by]))
     with style():
-        figure, all_axes = panels(len(of_panels), height=2.4)
+        figure, grid = panels(1, len(of_panels), 2.4, sharey=sharey)
+        all_axes = list(grid[0])
         for axes, value in zip(all_axes, of_panels, strict=True):
             rows = table if panel is None else table[table[panel] == value]
             for number, name in enumerate(of_lines):
@@ -99,20 +95,71 @@ def lines(
                 axes.set_title(str(called.get(value, value)))
             axes.set_xlabel(xlabel)
         all_axes[0].set_ylabel(ylabel)
-        handles: dict[str, Any] = {}
-        for axes in all_axes:
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                handles.setdefault(label, handle)
         if theory:
-            handles["theory"] = all_axes[0].plot([], [], color="black", linewidth=0.7)[0]
-        widest = max(len(label) for label in handles)
-        figure.legend(
-            list(handles.values()),
-            list(handles),
-            loc="outside upper center",
-            ncols=min(len(handles), max(1, 75 // (widest + 8))),
-            handlelength=3,
-        )
+            all_axes[0].plot([], [], color="black", linewidth=0.7, label="theory")
+        _legend(figure, all_axes)
+    return figure
+
+
+def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
+    """One legend above all panels, of as many columns as there is room for."""
+    handles: dict[str, Any] = {}
+    for axes in all_axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    widest = max(len(label) for label in handles)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper center",
+        ncols=min(len(handles), max(1, 75 // (widest + 8))),
+        handlelength=3,
+    )
+
+
+def scatter(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    by: str,
+    panel: str,
+    xlabel: str,
+    ylabel: str,
+    names: Mapping[Any, str],
+) -> Figure:
+    """The column ``value`` against another, logarithmic one, a colour for each value of ``by``.
+
+    Args:
+      table: a row for each point.
+      x: the column along the abscissa.
+      by: the column whose values have colours and markers.
+      panel: the column whose values are panels.
+      xlabel: of the abscissa.
+      ylabel: of the ordinate.
+      names: what the values of ``by`` are called.
+
+    Returns:
+      The figure.
+    """
+    of_panels = list(dict.fromkeys(table[panel]))
+    with style():
+        figure, grid = panels(1, len(of_panels), 2.4, sharey=True)
+        for axes, value in zip(grid[0], of_panels, strict=True):
+            rows = table[table[panel] == value]
+            for number, name in enumerate(dict.fromkeys(table[by])):
+                own = rows[rows[by] == name]
+                axes.plot(
+                    own[x],
+                    own.value,
+                    MARKERS[number % 8],
+                    color=COLOURS[number % 8],
+                    label=names.get(name, name),
+                )
+            axes.set_xscale("log")
+            axes.set_title(value)
+            axes.set_xlabel(xlabel)
+        grid[0, 0].set_ylabel(ylabel)
+        _legend(figure, list(grid[0]))
     return figure
 
 
@@ -121,7 +168,8 @@ def dots(
 ) -> Figure:
     """The value of every seed as a dot, in a column for each group, with the median as a dash."""
     with style():
-        figure, (axes,) = panels(1)
+        figure, grid = panels(1, 1, 2.0)
+        axes = grid[0, 0]
         for place, values in enumerate(groups.values()):
             spread = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
             axes.plot(place + spread, values, "o", color=COLOURS[place % 8], markersize=2.5)

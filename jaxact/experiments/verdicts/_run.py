@@ -49,6 +49,8 @@ class Verdicts:
     images/verdicts/."""
 
 
+TIMES = ("seconds", "processor_seconds")
+
 PRESETS: dict[str, dict[str, Any]] = {"quick": {}, "default": {}, "paper": {}}
 
 
@@ -61,6 +63,7 @@ class Result(NamedTuple):
       outcomes: of its predictions.
       verdict: on its claim.
       seconds: that its cells took to measure, in the runs that measured them.
+      processor_seconds: the same, of the host's processors.
     """
 
     study: Study
@@ -68,6 +71,7 @@ class Result(NamedTuple):
     outcomes: list[Outcome]
     verdict: Verdict
     seconds: float
+    processor_seconds: float
 
 
 def run(config: Verdicts, /, *, extra: Sequence[Study] = ()) -> list[Result]:
@@ -150,13 +154,14 @@ def _measure(study: Study, preset: str, folder: Run, bar: Any) -> pd.DataFrame:
     bar.update(len(cells) - len(left))
     for batch in study.batches(left):
         bar.set_description(study.cell_name(batch[0]))
-        start = time.monotonic()
+        clocks = (time.monotonic, time.process_time)
+        start = [clock() for clock in clocks]
         frames = study.measure(Batch(batch, tuple(range(budget.seeds)), budget.settings))
-        share = (time.monotonic() - start) / len(batch)
+        spent = [(clock() - begun) / len(batch) for clock, begun in zip(clocks, start, strict=True)]
+        times = pd.DataFrame({"quantity": TIMES, "value": spent, "seed": -1})
         for cell, rows in zip(batch, frames, strict=True):
             labels = {factor: value for factor, value in cell.items() if factor not in rows}
-            spent = pd.DataFrame({"quantity": ["seconds"], "value": [share], "seed": [-1]})
-            rows = pd.concat([rows, spent], ignore_index=True).assign(study=study.name, **labels)
+            rows = pd.concat([rows, times], ignore_index=True).assign(study=study.name, **labels)
             folder.store(study.cell_name(cell), rows)
             bar.update()
     return folder.table([study.cell_name(cell) for cell in cells])
@@ -184,11 +189,14 @@ def conclude(
     chosen = sorted(chosen, key=lambda study: study.number)
     data = {study.name: tables[study.name] for study in chosen}
     spent = {
-        name: float(table[(table.quantity == "seconds") & (table.study == name)].value.sum())
+        name: [
+            float(table[(table.quantity == time) & (table.study == name)].value.sum())
+            for time in TIMES
+        ]
         for name, table in data.items()
     }
     data = {
-        name: table[table.quantity != "seconds"].reset_index(drop=True)
+        name: table[~table.quantity.isin(TIMES)].reset_index(drop=True)
         for name, table in data.items()
     }
     tests = [
@@ -204,7 +212,7 @@ def conclude(
         own = [next(outcomes) for _ in study.predictions]
         names = [prediction.name for prediction in study.predictions]
         word = verdict(names, own, depends=study.depends, budget=preset)
-        results.append(Result(study, data[study.name], own, word, spent[study.name]))
+        results.append(Result(study, data[study.name], own, word, *spent[study.name]))
     return results
 
 
@@ -229,7 +237,7 @@ def summary(results: Sequence[Result]) -> pd.DataFrame:
             "unit": prediction.unit,
             "verdict": word.word,
         }
-        for study, _, outcomes, word, _ in results
+        for study, _, outcomes, word, *_ in results
         for prediction, outcome in zip(study.predictions, outcomes, strict=True)
     ]
     return pd.DataFrame(rows)
