@@ -1,5 +1,6 @@
 """Networks that concatenate what their layers put out: DenseNet and dual path networks."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxtyping import Array, DTypeLike, Float
 from jaxact.models._block import Layer
 from jaxact.models._checks import at_least_one, one_of
 from jaxact.models._layers import Conv, Dense, average_pool
-from jaxact.models._norms import Norm
+from jaxact.models._norms import BatchNorm, Norm
 from jaxact.models._parts import Stem
 from jaxact.models._segments import Segment
 from jaxact.models._stage import fresh
@@ -166,7 +167,7 @@ class DenseNet(_Concatenating):
 
     Example:
       >>> net = DenseNet(
-      ...     3, 10, depths=(2, 2), growth=4, stem="cifar", rngs=nnx.Rngs(0)
+      ...     3, 10, depths=(1, 1), growth=4, stem="cifar", rngs=nnx.Rngs(0)
       ... )
       >>> net(jnp.ones((2, 8, 8, 3))).shape
       (2, 10)
@@ -233,7 +234,7 @@ class DualPathNet(_Concatenating):
       groups: of the 3x3 convolutions.
       stem_width: channels out of the stem, a convolution of stride 2 and a 3x3 maximum.
       stem_size: of that convolution, odd.
-      norm: as in `Wiring`.
+      norm: as in `Wiring`; ``"batch"`` has epsilon 1e-3 here, as the authors' networks do.
       activation: as in `Wiring`.
       gain: as in `Wiring`.
       dtype: that images are cast to, and computed in; None keeps theirs.
@@ -245,8 +246,8 @@ class DualPathNet(_Concatenating):
 
     Example:
       >>> net = DualPathNet(
-      ...     3, 10, depths=(1, 2), widths=(8, 16), inner=4, appended=(2, 2), groups=2,
-      ...     stem_width=4, rngs=nnx.Rngs(0),
+      ...     3, 10, depths=(1,), widths=(8,), inner=4, appended=(2,), groups=2, stem_width=4,
+      ...     rngs=nnx.Rngs(0),
       ... )
       >>> net(jnp.ones((2, 32, 32, 3))).shape
       (2, 10)
@@ -287,6 +288,8 @@ class DualPathNet(_Concatenating):
             raise ValueError(f"inner must be a multiple of groups={groups}; got {inner}")
         if stem_size < 1 or stem_size % 2 == 0:
             raise ValueError(f"stem_size must be odd; got {stem_size}")
+        if norm == "batch":
+            norm = functools.partial(BatchNorm, epsilon=1e-3, param_dtype=param_dtype)
         wiring = Wiring(norm=norm, activation=activation, gain=gain, param_dtype=param_dtype)
         start = _stem(in_channels, stem_width, "imagenet", stem_size, wiring, rngs)
         layers: dict[str, nnx.Module] = {}

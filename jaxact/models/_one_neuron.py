@@ -55,6 +55,7 @@ class OneNeuronResNet(nnx.Module):
       ValueError: if a size is below one or the activation is unknown.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> network = OneNeuronResNet(2, 1, depth=6, rngs=nnx.Rngs(0))
       >>> network(jnp.ones((5, 2))).shape
       (5, 1)

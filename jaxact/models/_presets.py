@@ -181,9 +181,16 @@ def create(name: str, /, *, rngs: nnx.Rngs, **overrides: Any) -> Any:
       TypeError: if the class has no such argument.
 
     Example:
-      >>> net = create("cifar_resnet20", num_classes=100, activation="silu", rngs=nnx.Rngs(0))
-      >>> net(jnp.ones((2, 32, 32, 3))).shape
-      (2, 100)
+      >>> sizes = dict(in_features=4, out_features=3, width=8, depth=100)
+      >>> net = create("mlp_resnet", **sizes, norm_placement="post", rngs=nnx.Rngs(0))
+      >>> net(jnp.ones((2, 4))).shape
+      (2, 3)
+
+      Under `nnx.eval_shape` nothing is computed; here the width of ResNet-50's features:
+
+      >>> net = nnx.eval_shape(lambda: create("resnet50", activation="silu", rngs=nnx.Rngs(0)))
+      >>> net.head.linear.kernel.get_value().shape
+      (2048, 1000)
     """
     make, options = _find(name)
     network = make(**options | overrides, rngs=rngs)

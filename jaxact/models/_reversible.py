@@ -236,7 +236,7 @@ class RevNet(nnx.Module):
       ValueError: if widths or depths do not fit, or a name is unknown.
 
     Example:
-      >>> network = RevNet(3, 10, widths=(8, 16), depths=(2, 3), rngs=nnx.Rngs(0))
+      >>> network = RevNet(3, 10, widths=(8,), depths=(5,), rngs=nnx.Rngs(0))
       >>> network(jnp.ones((2, 8, 8, 3))).shape
       (2, 10)
 

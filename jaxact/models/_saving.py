@@ -29,11 +29,12 @@ def save(path: str | pathlib.Path, network: nnx.Module, /) -> None:
     Example:
       >>> import tempfile
       >>> from jaxact import models
-      >>> net = models.create("cifar_resnet20", rngs=nnx.Rngs(0))
+      >>> sizes = dict(in_features=2, out_features=1, depth=9)
+      >>> net = models.create("one_neuron_resnet", **sizes, rngs=nnx.Rngs(0))
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     models.save(f"{folder}/net.safetensors", net)
       ...     again = models.load(f"{folder}/net.safetensors")
-      >>> bool(jnp.all(again.head.linear.kernel[...] == net.head.linear.kernel[...]))
+      >>> bool(jnp.all(again.head.kernel[...] == net.head.kernel[...]))
       True
     """
     path = pathlib.Path(path)

@@ -65,10 +65,11 @@ def load_torchvision(network: AnyNetwork, source: Source, /, *, head: bool = Tru
 
     Example:
       >>> from jaxact import models
-      >>> net = models.create("resnet18", num_classes=2, rngs=nnx.Rngs(0))
+      >>> small = dict(depths=(1,), widths=(8,), strides=(1,))
+      >>> net = models.create("resnet18", **small, rngs=nnx.Rngs(0))
       >>> state = models.to_torchvision(net)
-      >>> state["layer1.0.conv1.weight"].shape
-      (64, 64, 3, 3)
+      >>> state["conv1.weight"].shape
+      (8, 3, 7, 7)
       >>> same = models.load_torchvision(net, state)
     """
     return _load(network, source, "torchvision", head)

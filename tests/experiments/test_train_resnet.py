@@ -62,6 +62,18 @@ def test_folder_of_a_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_named_network(tmp_path):
+    changes = dict(model="wrn_10_1", norm_placement="sandwich", stochastic_depth=0.2)
+    changes |= dict(width=None, depth=None, steps=4, batch_size=16, eval_every=4)
+    summary = train_resnet.run(_with(tmp_path / "run", **changes, measure_every=4, ema_decay=0.9))
+    rows = training.read_log(tmp_path / "run" / "metrics.jsonl")
+    ranks = [row for row in rows if "features/stage2.first/effective_rank" in row]
+    assert [row["step"] for row in ranks] == [0, 4]
+    assert 1 <= ranks[0]["features/stage2.first/effective_rank"][0] <= 32
+    assert "ema_test_accuracy" in summary
+
+
+@pytest.mark.slow
 def test_a_run_cut_short_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     train_resnet.run(_with(tmp_path / "whole"))
     fetch = training.ArrayFeed.fetch
@@ -118,6 +130,9 @@ def test_a_folder_of_images_in_bfloat16(tmp_path):
     [
         (dict(width=0), "width: must be at least 1; got 0"),
         (dict(model="vgg"), "model: must be .* got 'vgg'"),
+        (dict(model="resnet5O", width=None, depth=None), "model: .* nearest: .*resnet50"),
+        (dict(model="resnet50", depth=None), "width: must not be given with model resnet50"),
+        (dict(stochastic_depth=1.0), "stochastic_depth: must be from 0 to below 1; got 1.0"),
         (dict(activation="rleu"), "activation: .*rleu"),
         (dict(norm_placement="sideways"), "norm_placement: must be .* got 'sideways'"),
         (dict(skip="both"), "skip: must be .* got 'both'"),

@@ -41,7 +41,9 @@ def case(request):
 def unit(part, x):
     """Norm by running statistics, ReLU, and the convolution as a sum over its taps."""
     norm, layer = part.norm, part.layer
-    scale = np.asarray(norm.scale[...]) / np.sqrt(np.asarray(norm.var[...], np.float64) + 1e-5)
+    scale = np.asarray(norm.scale[...]) / np.sqrt(
+        np.asarray(norm.var[...], np.float64) + norm.epsilon
+    )
     x = np.maximum((x - np.asarray(norm.mean[...])) * scale + np.asarray(norm.bias[...]), 0)
     kernel, s = np.asarray(layer.kernel[...], np.float64), layer.stride
     size, groups = kernel.shape[0], layer.groups

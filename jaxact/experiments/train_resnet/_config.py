@@ -15,10 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "plain": {"skip": "none", "norm": "none", "norm_placement": "none"},
     "quick": {"depth": 16, "steps": 100, "warmup_steps": 10, "log_every": 20, "eval_every": 50},
     "cifar10": {
-        "model": "conv",
-        "depth": 9,
-        "block_layers": 2,
-        "width": 32,
+        "model": "cifar_resnet20",
         "dataset": "cifar-10-binary.tar.gz",
         "steps": 64_000,
         "batch_size": 128,
@@ -34,6 +31,37 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_every": 1000,
         "checkpoint_every": 1000,
     },
+    "imagenet": {
+        "model": "resnet50",
+        "dataset": "imagenet",
+        "steps": 112_600,
+        "batch_size": 1024,
+        "optimizer": "sgd",
+        "learning_rate": 0.4,
+        "weight_decay": 1e-4,
+        "clip_norm": None,
+        "warmup_steps": 6256,
+        "label_smoothing": 0.1,
+        "pad": 0,
+        "resized_crop": True,
+        "flip": True,
+        "precision": "bfloat16",
+        "log_every": 100,
+        "eval_every": 1251,
+        "checkpoint_every": 1000,
+    },
+}
+
+# what mlp and conv are where a field is not given; named networks bring their own
+UNIFORM: dict[str, Any] = {
+    "width": 64,
+    "depth": 200,
+    "block_layers": 1,
+    "norm_placement": "pre",
+    "norm": "layer",
+    "skip": "scaled",
+    "activation": "relu",
+    "stochastic_depth": 0.0,
 }
 
 
@@ -41,28 +69,34 @@ PRESETS: dict[str, dict[str, Any]] = {
 class TrainResNet:
     """Trains a residual network on images and measures its ranks by depth on the way."""
 
-    preset: Literal["default", "plain", "quick", "cifar10"] = "default"
+    preset: Literal["default", "plain", "quick", "cifar10", "imagenet"] = "default"
     """Where the values come from that are not given: default (a pre-norm network of 200 blocks on
     digits), plain (the same depth without skip and norm, which does not train), quick (some
-    seconds), cifar10 (9 blocks of two convolutions with the optimizer, schedule and augmentation of
-    He et al. 2015; needs the archive and an accelerator)."""
+    seconds), cifar10 (ResNet-20 as He et al. 2015 trained it; needs the archive and an
+    accelerator), imagenet (ResNet-50 for 90 epochs; needs --dataset and accelerators)."""
     model: str = "mlp"
-    """mlp (blocks of dense layers) or conv (blocks of 3 x 3 convolutions at constant size)."""
-    width: int = 64
-    """Units of mlp, channels of conv."""
-    depth: int = 200
-    """Blocks."""
-    block_layers: int = 1
-    """Weight layers in a block."""
-    norm_placement: str = "pre"
-    """Where the norm stands in a block: a norm_placement of jaxact.models, such as pre, post or
-    none."""
-    norm: str = "layer"
-    """A norm of jaxact.models, such as layer, rms or none (with norm_placement none)."""
-    skip: str = "scaled"
-    """A skip of jaxact.models, such as identity, scaled (branch over sqrt of the depth) or none."""
-    activation: str = "relu"
-    """Name of an activation function in jaxact.activations."""
+    """mlp (blocks of dense layers), conv (blocks of 3 x 3 convolutions at constant size), or the
+    name of an image network in jaxact.models.presets(), such as cifar_resnet20, wrn_28_10,
+    resnet50, densenet121."""
+    width: int | None = None
+    """Units of mlp, channels of conv (64)."""
+    depth: int | None = None
+    """Blocks of mlp and conv (200)."""
+    block_layers: int | None = None
+    """Weight layers in a block of mlp and conv (1)."""
+    norm_placement: str | None = None
+    """Where the norm stands in a block: a norm_placement of jaxact.models, such as post, pre,
+    sandwich, res_post, deepnorm or none (pre; a named network has its own)."""
+    norm: str | None = None
+    """A norm of jaxact.models, such as batch, group, layer, rms, or none with norm_placement none
+    (layer; a named network has its own)."""
+    skip: str | None = None
+    """A skip of jaxact.models, such as identity, scaled (branch over sqrt of the depth), rezero,
+    layerscale, or none (scaled; a named network has its own)."""
+    activation: str | None = None
+    """Name of an activation function in jaxact.activations (relu)."""
+    stochastic_depth: float | None = None
+    """Share of the examples whose branch is dropped in the last block; less in those before."""
     dataset: str = "digits"
     """digits (shipped with scikit-learn); the path of an .npz file with arrays x and y; of CIFAR-10
     or CIFAR-100 as published, archive or unpacked folder; or of a folder that holds a folder of
@@ -154,8 +188,11 @@ def validate(config: TrainResNet) -> None:
     Raises:
       StudyError: one sentence that names the field, its value and what is allowed.
     """
+    for name in ("width", "depth", "block_layers"):
+        if getattr(config, name) is not None:
+            _at_least(name, getattr(config, name), 1)
     for name in (
-        *("width", "depth", "block_layers", "image_size", "steps", "batch_size", "log_every"),
+        *("image_size", "steps", "batch_size", "log_every"),
         *("eval_every", "eval_batch_size", "measure_examples", "checkpoint_every", "keep", "chunk"),
         "devices",
     ):
@@ -195,7 +232,7 @@ def validate(config: TrainResNet) -> None:
             "tensorboard: needs tensorboardX; install it by pip install 'jaxact[train]'"
         )
     try:
-        activations.get(config.activation)
+        activations.get(config.activation or UNIFORM["activation"])
     except ValueError as error:
         raise StudyError(f"activation: {error}") from error
     try:

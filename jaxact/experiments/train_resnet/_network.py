@@ -1,5 +1,7 @@
 """Builds the network of a config, and the measurement of its ranks."""
 
+import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +13,7 @@ from jaxtyping import Array
 
 from jaxact import analysis, models, training
 from jaxact.experiments._store import StudyError
-from jaxact.experiments.train_resnet._config import TrainResNet, as_field
+from jaxact.experiments.train_resnet._config import UNIFORM, TrainResNet, as_field
 
 
 def build(config: TrainResNet, shape: tuple[int, ...], classes: int) -> nnx.Module:
@@ -25,24 +27,43 @@ def build(config: TrainResNet, shape: tuple[int, ...], classes: int) -> nnx.Modu
     Raises:
       StudyError: if the choices do not go together.
     """
-    if config.model not in ("mlp", "conv"):
-        raise StudyError(f"model: must be mlp or conv; got {config.model!r}")
-    make: Any = models.MLPResNet if config.model == "mlp" else models.ConvResNet
+    given = {name: getattr(config, name) for name in UNIFORM}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        return make(
-            int(np.prod(shape)) if config.model == "mlp" else shape[-1],
-            classes,
-            width=config.width,
-            depth=config.depth,
-            block_layers=config.block_layers,
-            norm_placement=config.norm_placement,
-            norm=config.norm,
-            skip=config.skip,
-            activation=config.activation,
-            rngs=nnx.Rngs(config.seed),
-        )
+        if config.model == "mlp":
+            make, inputs = models.MLPResNet, int(np.prod(shape))
+            return make(inputs, classes, **UNIFORM | given, rngs=nnx.Rngs(config.seed))
+        if config.model == "conv":
+            make, inputs = models.ConvResNet, shape[-1]
+            return make(inputs, classes, **UNIFORM | given, rngs=nnx.Rngs(config.seed))
+        if config.model not in named() and not re.fullmatch(r"wrn_\d+_\d+", config.model):
+            raise StudyError(
+                f"model: must be mlp, conv or an image network of jaxact.models.presets(); got "
+                f"{config.model!r}{_nearest(config.model)}"
+            )
+        for name in ("width", "depth", "block_layers"):
+            if name in given:
+                raise StudyError(
+                    f"{name}: must not be given with model {config.model}, which has its own; "
+                    f"got {given[name]}"
+                )
+        sizes = {"in_channels": shape[-1], "num_classes": classes}
+        return models.create(config.model, **sizes, **given, rngs=nnx.Rngs(config.seed))
     except (TypeError, ValueError) as error:
+        if isinstance(error, StudyError):
+            raise
         raise as_field(error, "model") from error
+
+
+def named() -> tuple[str, ...]:
+    """The networks of `models.presets` that take images and give logits."""
+    others = ("mlp_resnet", "conv_resnet", "one_neuron_resnet", "i_resnet")
+    return tuple(name for name in models.presets() if name not in others)
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, named(), n=3, cutoff=0.5)
+    return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def ranks(network: training.Functional, x: Array) -> Callable[[training.State], Mapping[str, Any]]:
