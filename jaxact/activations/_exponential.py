@@ -17,11 +17,11 @@ _SELU_PRODUCT = 1.7580993408473768600
 
 
 def _elu_value(x: Array, alpha: float) -> Array:
-    return jnp.where(x > 0, x, alpha * sp.expm1(sp.negative_part(x)))
+    return jnp.where(x > 0, x, alpha * sp.expm1_negative(sp.negative_part(x)))
 
 
 def _elu_slope(x: Array, alpha: float) -> Array:
-    return jnp.where(x > 0, 1.0, alpha * jnp.exp(sp.negative_part(x)))
+    return jnp.where(x > 0, 1.0, alpha * sp.exp_negative(sp.negative_part(x)))
 
 
 _elu = elementwise(_elu_value, _elu_slope)
@@ -47,11 +47,11 @@ def elu(x: Any, /, *, alpha: Number = 1.0) -> Out:
 
 
 def _celu_value(x: Array, alpha: float) -> Array:
-    return jnp.where(x > 0, x, alpha * sp.expm1(sp.negative_part(x) / alpha))
+    return jnp.where(x > 0, x, alpha * sp.expm1_negative(sp.negative_part(x) / alpha))
 
 
 def _celu_slope(x: Array, alpha: float) -> Array:
-    return jnp.where(x > 0, 1.0, jnp.exp(sp.negative_part(x) / alpha))
+    return jnp.where(x > 0, 1.0, sp.exp_negative(sp.negative_part(x) / alpha))
 
 
 _celu = elementwise(_celu_value, _celu_slope)
@@ -77,11 +77,11 @@ def celu(x: Any, /, *, alpha: Number = 1.0) -> Out:
 
 
 def _selu_value(x: Array) -> Array:
-    return jnp.where(x > 0, SELU_SCALE * x, _SELU_PRODUCT * sp.expm1(sp.negative_part(x)))
+    return jnp.where(x > 0, SELU_SCALE * x, _SELU_PRODUCT * sp.expm1_negative(sp.negative_part(x)))
 
 
 def _selu_slope(x: Array) -> Array:
-    return jnp.where(x > 0, SELU_SCALE, _SELU_PRODUCT * jnp.exp(sp.negative_part(x)))
+    return jnp.where(x > 0, SELU_SCALE, _SELU_PRODUCT * sp.exp_negative(sp.negative_part(x)))
 
 
 _selu = elementwise(_selu_value, _selu_slope)
@@ -165,21 +165,19 @@ def soft_relu(x: Any, /, *, limit: Number = 40.0) -> Out:
 def _root(x: Array, b: float) -> Array:
     """The root sqrt(x^2 + b), where x^2 may overflow."""
     a = jnp.abs(x)
-    limit = 1e9 * max(1.0, b)
-    a_safe = jnp.minimum(a, limit)
-    return jnp.where(a > limit, a, jnp.sqrt(a_safe * a_safe + b))
+    safe = sp.capped(a, 1e153 if sp.is_double(x) else 1e18)
+    return jnp.maximum(jnp.sqrt(safe * safe + b), a)
 
 
 def _squareplus_value(x: Array, b: float) -> Array:
-    root = _root(x, b)
     # XLA would join 0.5 x + 0.5 root into a sum that overflows.
-    above = x + 0.5 * b / (root + jnp.abs(x))
-    return jnp.where(x < 0, 0.5 * b / (root + jnp.abs(x)), above)
+    return jnp.maximum(x, 0.0) + 0.5 * b / (_root(x, b) + jnp.abs(x))
 
 
 def _squareplus_slope(x: Array, b: float) -> Array:
-    root = _root(x, b)
-    tail = 0.5 * b / root / (root + jnp.abs(x))
+    a = sp.capped(jnp.abs(x), 1e153 if sp.is_double(x) else 1e18)
+    square = a * a + b
+    tail = 0.5 * b / (square + a * jnp.sqrt(square))
     return jnp.where(x < 0, tail, 1.0 - tail)
 
 
@@ -225,12 +223,14 @@ def log_sigmoid(x: Any, /) -> Out:
 
 
 def _log1mexp_value(x: Array) -> Array:
-    near = jnp.log(-sp.expm1(-jnp.minimum(x, 0.7)))
-    return jnp.where(x < 0.6931, near, jnp.log1p(-jnp.exp(-jnp.maximum(x, 0.6))))
+    x = jnp.where(x < 0, jnp.nan, x)
+    near = jnp.log(-sp.expm1_negative(-sp.capped(x, 0.7)))
+    return jnp.where(x < 0.6931, near, sp.log1m(sp.capped(sp.exp_negative(-x), 0.5)))
 
 
 def _log1mexp_slope(x: Array) -> Array:
-    return jnp.exp(-x) / -sp.expm1(-x)
+    x = jnp.where(x < 0, jnp.nan, x)
+    return sp.exp_negative(-x) / -sp.expm1_negative(-x)
 
 
 _log1mexp = elementwise(_log1mexp_value, _log1mexp_slope)

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations import _special as sp
-from jaxact.activations._core import Number, as_number, elementwise
+from jaxact.activations._core import Number, as_number, elementwise, ruled
 from jaxact.activations._self_gated import bounded, bounded_below, swish
 
 Out = Float[Array, "..."]
@@ -33,7 +33,7 @@ def _eswish_value(x: Array, beta: float) -> Array:
 
 
 def _eswish_slope(x: Array, beta: float) -> Array:
-    return beta * sp.sigmoid(x) * (1.0 + bounded(x) * sp.sigmoid_of_minus(x))
+    return beta * sp.silu_slope(x)
 
 
 _eswish = elementwise(_eswish_value, _eswish_slope)
@@ -109,17 +109,34 @@ def su(x: Any, /) -> Out:
     return _su(x)
 
 
-def _serf_gate(x: Array) -> Array:
-    return sp.erf(sp.softplus(x))
+def _serf_value(x: Array) -> Array:
+    e, y, z = sp.decay(x), sp.softplus(x), bounded_below(x)
+    parts = sp.negative_parts(-jnp.abs(x))
+    below = sp.times_exp(z * (sp.log1p_ratio(e) * sp.erf_ratio(y)), parts)
+    return jnp.where(x < -1, below, z * sp.erf(y))
+
+
+_ERF_SLOPE = 1.1283791670955125739
 
 
 def _serf_slope(x: Array) -> Array:
-    y = jnp.minimum(sp.softplus(x), 60.0)
-    gate_slope = 1.1283791670955125739 * sp.gaussian(y) * sp.sigmoid(x)
-    return _serf_gate(x) + bounded(x) * gate_slope
+    """erf(y) + 2/sqrt(pi) x exp(-y^2) s, s = sigmoid(x); s is a factor of y, where x < 0."""
+    e, y, z = sp.decay(x), sp.softplus(x), bounded(x)
+    s, bell = sp.sigmoid(x), z * sp.gaussian(y)
+    # Where x < 0, y < log(2): erf(y) = y erf_ratio(y), y = e log1p_ratio(e), and s = e (1 - s).
+    ratio = sp.log1p_ratio(e) * sp.erf_ratio(y, _ERF_SLOPE)
+    below = (_ERF_SLOPE * e) * (ratio + (bell - bell * s))
+    above = sp.erf(y) + _ERF_SLOPE * bell * s
+    return sp.through_root(x, jnp.where(x < 0, below, above), "SERF")
 
 
-_serf = elementwise(lambda x: bounded_below(x) * _serf_gate(x), _serf_slope, name="serf")
+def _serf_curvature(x: Array) -> Array:
+    s, y, z = sp.sigmoid(x), sp.softplus(x), bounded(x)
+    rest = sp.sigmoid_of_minus(x) - 2.0 * jnp.minimum(y, 60.0) * s
+    return _ERF_SLOPE * sp.gaussian(y) * s * (2.0 + z * rest)
+
+
+_serf = elementwise(_serf_value, ruled(_serf_slope, _serf_curvature))
 
 
 def serf(x: Any, /) -> Out:
@@ -137,14 +154,28 @@ def serf(x: Any, /) -> Out:
     return _serf(x)
 
 
+def _logish_value(x: Array) -> Array:
+    e, s = sp.decay(x), sp.sigmoid(x)
+    # The same as s, with fewer roundings where e is small.
+    return bounded_below(x) * sp.log1p(jnp.where(x < 0, e - e * s, s))
+
+
 def _logish_slope(x: Array) -> Array:
+    """log(1 + s) + x s (1 - s)/(1 + s), s = sigmoid(x); s is a factor where x < 0."""
+    e, s, y = sp.decay(x), sp.sigmoid(x), bounded(x)
+    below = s * (sp.log1p_ratio(s) + y / (1.0 + 2.0 * e))
+    above = sp.log1p(s) + y * e / ((1.0 + e) * (2.0 + e))
+    return sp.through_root(x, jnp.where(x < 0, below, above), "LOGISH")
+
+
+def _logish_curvature(x: Array) -> Array:
     s = sp.sigmoid(x)
-    return jnp.log1p(s) + bounded(x) * s * sp.sigmoid_of_minus(x) / (1.0 + s)
+    rest = sp.sigmoid_of_minus(x)
+    ratio = rest / (1.0 + s)
+    return s * ratio * (2.0 + bounded(x) * (rest - s * (1.0 + s)) / (1.0 + s))
 
 
-_logish = elementwise(
-    lambda x: bounded_below(x) * jnp.log1p(sp.sigmoid(x)), _logish_slope, name="logish"
-)
+_logish = elementwise(_logish_value, ruled(_logish_slope, _logish_curvature))
 
 
 def logish(x: Any, /) -> Out:
@@ -162,17 +193,18 @@ def logish(x: Any, /) -> Out:
     return _logish(x)
 
 
-def _gelu_at(x: Array) -> Array:
-    return bounded_below(x) * sp.normal_cdf(x)
-
-
 def _phish_slope(x: Array) -> Array:
-    y = _gelu_at(x)
-    y_slope = sp.normal_cdf(x) + bounded(x) * sp.normal_pdf(x)
-    return sp.tanh(y) + bounded(x) * sp.sech2(y) * y_slope
+    y = sp.gelu(x)
+    y_slope = sp.gelu_slope(x)
+    return sp.through_root(x, sp.tanh(y) + bounded(x) * sp.sech2(y) * y_slope, "PHISH")
 
 
-_phish = elementwise(lambda x: bounded_below(x) * sp.tanh(_gelu_at(x)), _phish_slope, name="phish")
+def _phish_value(x: Array) -> Array:
+    y = sp.gelu(x)
+    return bounded_below(x) * jnp.where(y < 0.5, y - sp.tanh_defect(y), sp.tanh(y))
+
+
+_phish = elementwise(_phish_value, _phish_slope)
 
 
 def phish(x: Any, /) -> Out:
@@ -192,7 +224,7 @@ def phish(x: Any, /) -> Out:
 
 def _tanhexp_slope(x: Array) -> Array:
     y = jnp.exp(jnp.minimum(x, 8.0))
-    return sp.tanh(y) + bounded(x) * y * sp.sech2(y)
+    return sp.through_root(x, sp.tanh(y) + bounded(x) * y * sp.sech2(y), "TANHEXP")
 
 
 _tanhexp = elementwise(

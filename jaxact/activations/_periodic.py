@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from jaxact.activations import _special as sp
 from jaxact.activations._core import Number, as_number, elementwise
 from jaxact.activations._special import horner
 
@@ -69,10 +70,31 @@ def _snake_value(x: Array, a: float) -> Array:
     return x + s * s / a
 
 
+_QUARTER = {
+    32: (0.7853981852531433, -2.1855694143368964e-08),
+    64: (math.pi / 4, 3.061616997868383e-17),
+}
+
+
 def _snake_slope(x: Array, a: float) -> Array:
-    # 1 + sin(2ax) = (sin + cos)^2, which does not cancel where it touches 0.
-    root = jnp.sin(a * x) + jnp.cos(a * x)
-    return root * root
+    """1 + sin(2ax) = 2 sin(ax + pi/4)^2, which touches 0: the argument is taken in two parts."""
+    z, error = sp.scaled_product(x, a)
+    upper, lower = _QUARTER[64 if sp.is_double(x) else 32]
+    total = z + upper
+    part = total - z
+    low = ((z - (total - part)) + (upper - part)) + (error + lower)
+    low = jnp.clip(low, -1.0, 1.0)
+    # sin(total + low), where low is small unless ax is huge.
+    square, terms = low * low, 10 if sp.is_double(x) else 5
+    cosine_of_low = sp.horner(square, _alternating(terms, 0))
+    sine_of_low = low * sp.horner(square, _alternating(terms, 1))
+    root = jnp.sin(total) * cosine_of_low + jnp.cos(total) * sine_of_low
+    return 2.0 * root * root
+
+
+def _alternating(terms: int, first: int) -> tuple[float, ...]:
+    """The coefficients 1/first!, -1/(first + 2)!, ..., the highest power first."""
+    return tuple((-1) ** k / math.factorial(2 * k + first) for k in reversed(range(terms)))
 
 
 _snake = elementwise(_snake_value, _snake_slope)
@@ -94,7 +116,7 @@ def snake(x: Any, /, *, a: Number = 1.0) -> Out:
     return _snake(x, as_number(a, "a", positive=True))
 
 
-_SINC = tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(14, -1, -1))
+_SINC = _alternating(15, 1)
 
 
 def _sinc_value(x: Array) -> Array:

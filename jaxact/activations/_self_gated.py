@@ -26,11 +26,7 @@ def _silu_value(x: Array) -> Array:
     return bounded_below(x) * sp.sigmoid(x)
 
 
-def _silu_slope(x: Array) -> Array:
-    return sp.sigmoid(x) * (1.0 + bounded(x) * sp.sigmoid_of_minus(x))
-
-
-_silu = elementwise(_silu_value, _silu_slope)
+_silu = elementwise(_silu_value, sp.silu_slope)
 
 
 def silu(x: Any, /) -> Out:
@@ -66,27 +62,10 @@ def swish(x: Any, /, *, beta: Number = 1.0) -> Out:
     return _silu(x) if beta == 1.0 else _swish(x, beta)
 
 
-def _swish_value(x: Array, beta: float) -> Array:
-    return jnp.where(jnp.isinf(x), jnp.where(x * beta < 0, 0.0, x), x * sp.sigmoid_scaled(x, beta))
+_swish = elementwise(sp.swish, sp.swish_slope, name="swish")
 
 
-def _swish_slope(x: Array, beta: float) -> Array:
-    z = x * beta
-    return sp.sigmoid_scaled(x, beta) * (1.0 + bounded(z) * sp.sigmoid_scaled(x, -beta))
-
-
-_swish = elementwise(_swish_value, _swish_slope)
-
-
-def _gelu_value(x: Array) -> Array:
-    return bounded_below(x) * sp.normal_cdf(x)
-
-
-def _gelu_slope(x: Array) -> Array:
-    return sp.normal_cdf(x) + bounded(x) * sp.normal_pdf(x)
-
-
-_gelu = elementwise(_gelu_value, _gelu_slope)
+_gelu = elementwise(sp.gelu, sp.gelu_slope, name="gelu")
 
 _ROOT = 0.79788456080286535588
 _CUBIC = 0.044715
@@ -134,23 +113,17 @@ def gelu(x: Any, /, *, approximate: str | bool = "none") -> Out:
     return _GELU_FORMS[approximate](x)
 
 
-def _mish_numerator(x: Array, e: Array) -> Array:
-    return jnp.where(x >= 0, 1.0 + 2.0 * e, e * (e + 2.0))
-
-
-def _mish_denominator(x: Array, e: Array) -> Array:
-    return jnp.where(x >= 0, 1.0 + 2.0 * e * (1.0 + e), e * (e + 2.0) + 2.0)
-
-
 def _mish_gate(x: Array) -> Array:
     e = sp.decay(x)
-    return _mish_numerator(x, e) / _mish_denominator(x, e)
+    h = e + 0.5 * e * e
+    top = jnp.where(x < 0, h, 1.0 + 2.0 * e)
+    return top / jnp.where(x < 0, 1.0 + h, 1.0 + 2.0 * (e + e * e))
 
 
 def _mish_gate_slope(x: Array) -> Array:
     e = sp.decay(x)
-    d = _mish_denominator(x, e)
-    return 4.0 * jnp.where(x >= 0, e * e, e) * (1.0 + e) / (d * d)
+    d = jnp.where(x < 0, e * (e + 2.0) + 2.0, 1.0 + 2.0 * e * (1.0 + e))
+    return 4.0 * jnp.where(x < 0, e, e * e) * (1.0 + e) / (d * d)
 
 
 def _mish_gate_curvature(x: Array) -> Array:
@@ -166,10 +139,24 @@ def _mish_value(x: Array) -> Array:
 
 
 def _mish_slope(x: Array) -> Array:
-    return mish_gate(x) + bounded(x) * mish_gate_slope(x)
+    """With e = exp(x) it is e (4(x + 1) + e (4x + 6 + e (4 + e)))/(e^2 + 2e + 2)^2, x < 0.
+
+    For x > 0 both are divided by e^4.
+    """
+    e = sp.decay(x)
+    y = bounded(x)
+    p, q = 4.0 * y + 4.0, 4.0 * y + 6.0
+    top = jnp.where(x < 0, e * (p + e * (q + e * (4.0 + e))), 1.0 + e * (4.0 + e * (q + e * p)))
+    left, right = 8.0 + e * (4.0 + e), 8.0 + e * (8.0 + 4.0 * e)
+    bottom = jnp.where(x < 0, 4.0 + e * (8.0 + e * left), 1.0 + e * (4.0 + e * right))
+    return sp.through_root(x, top / bottom, "MISH")
 
 
-_mish = elementwise(_mish_value, _mish_slope)
+def _mish_curvature(x: Array) -> Array:
+    return 2.0 * mish_gate_slope(x) + bounded(x) * _mish_gate_curvature(x)
+
+
+_mish = elementwise(_mish_value, ruled(_mish_slope, _mish_curvature))
 
 
 def mish(x: Any, /) -> Out:

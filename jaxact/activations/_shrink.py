@@ -4,12 +4,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxact.activations import _coefficients as fits
 from jaxact.activations import _special as sp
-from jaxact.activations._core import Number, as_float, as_number, elementwise, narrow, pick, widen
+from jaxact.activations._core import (
+    Number,
+    as_float,
+    as_number,
+    elementwise,
+    narrow,
+    pick,
+    ruled,
+    widen,
+)
 from jaxact.activations._exponential import elu
 from jaxact.activations._rectified import leaky_relu, relu
 
@@ -43,7 +52,20 @@ def shifted_relu(x: Any, /, *, shift: Number = -1.0) -> Out:
 
 def _star_relu_value(x: Array, scale: float, bias: float) -> Array:
     y = jnp.maximum(x, 0.0)
-    return scale * (y * y) + bias
+    # In this order it overflows no sooner than it must.
+    return jnp.where(y < 64, _near_parabola(sp.capped(y, 64.0), scale, bias), scale * y * y + bias)
+
+
+def _near_parabola(y: Array, scale: float, bias: float) -> Array:
+    """The parabola scale y^2 + bias with every rounding error put back: it crosses zero."""
+    square = y * y
+    product, error = sp.scaled_product(square, scale)
+    error = error + scale * sp.product_error(y, y, square)
+    rounded = float(np.asarray(bias, y.dtype))
+    total = product + rounded
+    part = total - product
+    error = error + ((product - (total - part)) + (rounded - part)) + (bias - rounded)
+    return total + error
 
 
 _star_relu = elementwise(_star_relu_value, lambda x, scale, _: 2.0 * scale * relu(x))
@@ -136,12 +158,19 @@ def soft_shrink(x: Any, /, *, width: Number = 0.5) -> Out:
 
 
 def _tanh_shrink_value(x: Array) -> Array:
-    z = jnp.minimum(x * x, 1.5)
-    near = x * z * sp.horner(z, fits.TANH_WIDE_64 if sp.is_double(x) else fits.TANH_WIDE_32)
-    return jnp.where(x * x < 1.5, near, x - sp.tanh(x))
+    return jnp.where(x * x < 2.2, sp.tanh_defect(x), x - sp.tanh(x))
 
 
-_tanh_shrink = elementwise(_tanh_shrink_value, lambda x: sp.tanh(x) * sp.tanh(x))
+def _tanh_shrink_slope(x: Array) -> Array:
+    near = x - sp.tanh_defect(x)
+    return jnp.where(jnp.abs(x) < 0.9, near * near, 1.0 - sp.sech2(x))
+
+
+def _tanh_shrink_curvature(x: Array) -> Array:
+    return 2.0 * sp.tanh(x) * sp.sech2(x)
+
+
+_tanh_shrink = elementwise(_tanh_shrink_value, ruled(_tanh_shrink_slope, _tanh_shrink_curvature))
 
 
 def tanh_shrink(x: Any, /) -> Out:

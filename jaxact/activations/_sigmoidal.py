@@ -1,5 +1,6 @@
 """Bounded, odd or monotone squashing functions."""
 
+from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxact.activations._core import Number, as_number, elementwise, pick, ruled
 
 Out = Float[Array, "..."]
 
-_sigmoid = elementwise(lambda x: sp.sigmoid(x), lambda x: sp.sigmoid(x) * sp.sigmoid_of_minus(x))
+_sigmoid = elementwise(lambda x: sp.sigmoid(x), lambda x: sp.bell(x))
 
 
 def sigmoid(x: Any, /) -> Out:
@@ -125,8 +126,11 @@ def hard_sigmoid(x: Any, /, *, form: str = "relu6") -> Out:
     return _hard_sigmoid(x, _HARD_SIGMOID_FORMS[form])
 
 
+_TWO_THIRDS = (2 / 3, float(Fraction(2, 3) - Fraction(2 / 3)))
+
+
 def _lecun_tanh_value(x: Array) -> Array:
-    return 1.7159 * sp.at_scaled(sp.tanh, sp.sech2, x, 2 / 3)
+    return 1.7159 * sp.at_scaled(sp.tanh, sp.sech2, x, *_TWO_THIRDS)
 
 
 def _lecun_tanh_slope(x: Array) -> Array:
@@ -134,7 +138,7 @@ def _lecun_tanh_slope(x: Array) -> Array:
 
 
 lecun_bell = ruled(
-    lambda x: sp.at_scaled(sp.sech2, lambda z: -2.0 * sp.tanh(z) * sp.sech2(z), x, 2 / 3),
+    lambda x: sp.at_scaled(sp.sech2, lambda z: -2.0 * sp.tanh(z) * sp.sech2(z), x, *_TWO_THIRDS),
     lambda x: (-4 / 3) * sp.tanh(x * (2 / 3)) * lecun_bell(x),
 )
 _lecun_tanh = elementwise(_lecun_tanh_value, _lecun_tanh_slope)
@@ -294,15 +298,22 @@ def bent_identity(x: Any, /) -> Out:
 
 
 def _log_log_value(x: Array) -> Array:
-    return -sp.expm1(-jnp.exp(jnp.minimum(x, 10.0)))
+    return -sp.expm1_negative(-jnp.exp(sp.capped(x, 7.0)))
 
 
 def _log_log_slope(x: Array) -> Array:
-    y = jnp.exp(jnp.minimum(x, 10.0))
-    return y * jnp.exp(-y)
+    # The outer exponential magnifies the error of the inner one, which is therefore in two parts.
+    y, low = sp.exp_pair(jnp.clip(x, sp.lowest(x), 7.0))
+    power, w = sp.exp_parts(-sp.capped(y, -sp.lowest(x)), low=-low)
+    return (y + low) * ((1.0 + w) * power)
 
 
-_log_log = elementwise(_log_log_value, _log_log_slope)
+def _log_log_curvature(x: Array) -> Array:
+    return log_log_slope(x) * (1.0 - jnp.exp(sp.capped(x, 7.0)))
+
+
+log_log_slope = ruled(_log_log_slope, _log_log_curvature)
+_log_log = elementwise(_log_log_value, log_log_slope)
 
 
 def log_log(x: Any, /) -> Out:

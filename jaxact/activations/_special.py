@@ -1,16 +1,20 @@
 """Building blocks at working precision (float32, float64), each with its exact derivative.
 
 Everything of the exponential family is written with exp(-|x|), which neither overflows nor cancels;
-XLA merges the copies, so that a value and its derivative share one exponential.
+XLA merges the copies, so that a value and its derivative share one exponential. The exponential is
+our own: it takes an argument in two parts, and gives its result as 2^n (1 + w), so that what
+cancels can be joined before it is rounded. It is also the faster one on CPU.
 """
 
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.extend.core.primitives import convert_element_type_p
 
 from jaxact.activations import _coefficients as fits
-from jaxact.activations._core import ruled
+from jaxact.activations._core import Raw, ruled
 
 
 def horner(x: Array, coefficients: tuple[float, ...]) -> Array:
@@ -31,14 +35,157 @@ def negative_part(x: Array) -> Array:
     return jnp.where(x > 0, jnp.zeros_like(x), x)
 
 
+# The mask of the upper half of a significand and that of the sign; the bits of an exponent start.
+_LAYOUT = {
+    4: (np.int32(-(1 << 12)), np.int32(-(1 << 31)), np.int32(23)),
+    8: (np.int64(-(1 << 27)), np.int64(-(1 << 63)), np.int64(52)),
+}
+
+
+def _bits(x: Array) -> Array:
+    return lax.bitcast_convert_type(x, jnp.int64 if is_double(x) else jnp.int32)
+
+
+def _from_bits(bits: Array, like: Array) -> Array:
+    """The floating number of these bits; weakly typed where ``like`` is."""
+    x = lax.bitcast_convert_type(bits, like.dtype)
+    if like.weak_type:
+        x = convert_element_type_p.bind(x, new_dtype=x.dtype, weak_type=True, sharding=None)
+    return x
+
+
+def high_part(x: Array) -> Array:
+    """The upper half of the significand of x: its square is exact, and so is x less it."""
+    mask, _, _ = _LAYOUT[x.dtype.itemsize]
+    return _from_bits(_bits(x) & mask, x)
+
+
+def with_sign(y: Array, x: Array) -> Array:
+    """The value y >= 0, and -y where x has its sign bit set."""
+    _, sign, _ = _LAYOUT[x.dtype.itemsize]
+    return _from_bits(_bits(y) | (_bits(x) & sign), x)
+
+
+def product_error(x: Array, y: Array, product: Array) -> Array:
+    """What rounding took from the product x y, where nothing overflows."""
+    x_high, y_high = high_part(x), high_part(y)
+    x_low, y_low = x - x_high, y - y_high
+    error = (x_high * y_high - product) + x_high * y_low
+    return (error + x_low * y_high) + x_low * y_low
+
+
+# The exponential
+
+_LOG2E = 1.4426950408889634074
+# log(2) in two parts; a product of the first with an exponent is exact.
+_LOG2 = {
+    32: (0.693359375, -2.1219444005469057e-4),
+    64: (0.6931471803691238, 1.9082149292705877e-10),
+}
+
+
+def lowest(x: Array) -> float:
+    """Where the exponential of this precision is 0."""
+    return -709.0 if is_double(x) else -88.0
+
+
+def capped(x: Array, limit: float) -> Array:
+    """min(x, limit); NaN stays."""
+    return jnp.where(x > limit, limit, x)
+
+
+def magnitude(x: Array, beyond: float = 0.0) -> Array:
+    """|x|, no more than (by default) where exp(-|x|) is 0."""
+    return capped(jnp.abs(x), beyond - lowest(x))
+
+
+def _reduced(x: Array, shift: float, low: Array | float) -> tuple[Array, Array, Array]:
+    """2^n and r, in two parts, with x + shift + low = n log(2) + r, |r| < 0.35."""
+    double = is_double(x)
+    upper, lower = _LOG2[64 if double else 32]
+    n = lax.round((x + shift if shift else x) * _LOG2E, lax.RoundingMethod.TO_NEAREST_EVEN)
+    r = (x - n * upper) + shift if shift else x - n * upper
+    # An integer added to this is seen in its lowest bits, from where it becomes the exponent.
+    magic = 1.5 * 2.0**52 + 1023 if double else 1.5 * 2.0**23 + 127
+    _, _, width = _LAYOUT[x.dtype.itemsize]
+    return _from_bits(_bits(n + magic) << width, x), r, low - n * lower
+
+
+def _expm1_reduced(r: Array) -> Array:
+    return r * horner(r, fits.EXPM1_64 if is_double(r) else fits.EXPM1_32)
+
+
+def exp_parts(x: Array, shift: float = 0.0, low: Array | float = 0.0) -> tuple[Array, Array]:
+    """2^n and w with exp(x + shift + low) = 2^n (1 + w), for lowest(x) <= x <= 80."""
+    power, r, rest = _reduced(x, shift, low)
+    return power, _expm1_reduced(r + rest)
+
+
+def times_exp(y: Array, parts: tuple[Array, Array]) -> Array:
+    """The product of y and an exponential, rounded but once; a power of two is exact."""
+    power, w = parts
+    # The power of two comes last: nothing is flushed to zero before the result is.
+    return (y + y * w) * power
+
+
+def negative_parts(x: Array) -> tuple[Array, Array]:
+    """The parts of exp(x), for any x <= 0."""
+    return exp_parts(jnp.where(x < lowest(x), lowest(x), x))
+
+
+def _exp_negative(x: Array) -> Array:
+    power, w = negative_parts(x)
+    return (1.0 + w) * power
+
+
+def _expm1_negative(x: Array) -> Array:
+    power, w = negative_parts(x)
+    return (power - 1.0) + power * w
+
+
+exp_negative = ruled(_exp_negative, lambda x: exp_negative(x))
+expm1_negative = ruled(_expm1_negative, exp_negative)
+
+
+def exp_pair(x: Array) -> tuple[Array, Array]:
+    """exp(x) as the sum of two parts, for lowest(x) <= x <= 80."""
+    power, upper, lower = _reduced(x, 0.0, 0.0)
+    r = upper + lower
+    error = (upper - r) + lower
+    square = r * r
+    half = 0.5 * square
+    terms = tuple(1 / math.factorial(k) for k in range(15 if is_double(x) else 8, 2, -1))
+    small = 0.5 * product_error(r, r, square) + error * (1.0 + r) + r * square * horner(r, terms)
+    first = r + half
+    small = small + ((r - first) + half)
+    second = first + small
+    small = (first - second) + small
+    third = 1.0 + second
+    return power * third, power * (((1.0 - third) + second) + small)
+
+
 def decay(x: Array) -> Array:
     """exp(-|x|)."""
-    return jnp.exp(-jnp.abs(x))
+    return exp_negative(-jnp.abs(x))
+
+
+# The distance from where a slope crosses zero
+
+
+def from_root(a: Array, root: tuple[float, float], there: Array) -> Array:
+    """The distance from a root given in two parts: right to the last place, where it matters.
+
+    Were both parts constant, XLA would add them up first (it does in jax 0.10).
+    """
+    return (a - root[0]) - jnp.where(there, root[1], 0.0)
+
+
+# The logistic family
 
 
 def _sigmoid(x: Array) -> Array:
     e = decay(x)
-    return jnp.where(x >= 0, 1.0, e) / (1.0 + e)
+    return jnp.where(x < 0, e, 1.0) / (1.0 + e)
 
 
 def _sigmoid_of_minus(x: Array) -> Array:
@@ -47,56 +194,101 @@ def _sigmoid_of_minus(x: Array) -> Array:
 
 
 def _bell(x: Array) -> Array:
-    return sigmoid(x) * sigmoid_of_minus(x)
+    e = decay(x)
+    return e / (1.0 + e * (2.0 + e))
 
 
-sigmoid = ruled(_sigmoid, _bell)
-sigmoid_of_minus = ruled(_sigmoid_of_minus, lambda x: -_bell(x))
-softplus = ruled(lambda x: jnp.maximum(x, 0.0) + jnp.log1p(decay(x)), sigmoid)
+def log1p_ratio(x: Array) -> Array:
+    """log(1 + x)/x, 0 <= x <= 1."""
+    return horner(x, fits.LOG1P_64 if is_double(x) else fits.LOG1P_32)
 
 
-def _expm1(x: Array) -> Array:
-    if is_double(x):
-        return jnp.expm1(x)
-    near = x + x * x * horner(x, fits.EXPM1_32)
-    return jnp.where(jnp.abs(x) < 0.5, near, jnp.exp(x) - 1.0)
+def _log1p(x: Array) -> Array:
+    return x * log1p_ratio(x)
 
 
-expm1 = ruled(_expm1, jnp.exp)
+def _log1m(x: Array) -> Array:
+    """log(1 - x), 0 <= x <= 1/2."""
+    return -x * horner(-x, fits.LOG1M_64 if is_double(x) else fits.LOG1M_32)
+
+
+def _softplus(x: Array) -> Array:
+    return jnp.maximum(x, 0.0) + _log1p(decay(x))
+
+
+log1m = ruled(_log1m, lambda x: -1.0 / (1.0 - x))
+log1p = ruled(_log1p, lambda x: 1.0 / (1.0 + x))
+# The derivative of the bell is e (e - 1)/(1 + e)^3, of the sign of -x.
+bell = ruled(_bell, lambda x: -bell(x) * tanh(0.5 * x))
+sigmoid = ruled(_sigmoid, bell)
+sigmoid_of_minus = ruled(_sigmoid_of_minus, lambda x: -bell(x))
+softplus = ruled(_softplus, sigmoid)
+
+
+def _silu_slope(z: Array, low: Array | float = 0.0) -> Array:
+    """The slope of z sigmoid(z) at z + low, |low| small; the slopes at z and -z sum to 1.
+
+    At -a it is e (1 - a + e)/(1 + e)^2 with e = exp(-a). With a = a0 + d about the root a0, where
+    e0 = a0 - 1, and e = e0 2^n (1 + w), the bracket is e0 (2^n - 1 + 2^n w) - d: nothing cancels.
+    """
+    root = fits.SILU_ROOT_64 if is_double(z) else fits.SILU_ROOT_32
+    e0 = float(np.asarray((root[0] - 1.0) + root[1], z.dtype))
+    missing = ((root[0] - 1.0 - e0) + root[1]) / e0
+    a = magnitude(z, 1.25)
+    if isinstance(low, Array):
+        low = jnp.where(z < 0, -low, low)
+        low = jnp.where(jnp.abs(z) > a, 0.0, low)
+    power, w = exp_parts(-a, root[0], root[1] - low)
+    e = (e0 + e0 * (w + missing)) * power
+    rise = (power - 1.0) + power * w
+    lower = e * (e0 * rise - (from_root(a, root, z < 0) + low)) / (1.0 + e * (2.0 + e))
+    return jnp.where(z < 0, lower, 1.0 - lower)
+
+
+def _silu_curvature(x: Array) -> Array:
+    return bell(x) * (2.0 - jnp.clip(x, -2000.0, 2000.0) * tanh(0.5 * x))
+
+
+silu_slope = ruled(lambda x: _silu_slope(x), _silu_curvature)
 
 
 def _tanh(x: Array) -> Array:
-    z = jnp.minimum(x * x, 0.4)
-    near = x - x * z * horner(z, fits.TANH_NEAR_64 if is_double(x) else fits.TANH_NEAR_32)
-    e = decay(2.0 * x)
-    far = jnp.copysign(1.0 - 2.0 * e / (1.0 + e), x)
-    return jnp.where(jnp.abs(x) < 0.625, near, far)
+    m = expm1_negative(-2.0 * jnp.abs(x))
+    return with_sign(-m / (2.0 + m), x)
+
+
+def tanh_defect(x: Array) -> Array:
+    """The difference x - tanh(x), for x^2 up to 2.2."""
+    z = jnp.minimum(x * x, 2.2)
+    return x * z * horner(z, fits.TANH_WIDE_64 if is_double(x) else fits.TANH_WIDE_32)
 
 
 def _sech2(x: Array) -> Array:
     e = decay(2.0 * x)
-    root = 1.0 / (1.0 + e)
-    return 4.0 * e * root * root
+    return 4.0 * e / (1.0 + e * (2.0 + e))
 
 
 sech2 = ruled(_sech2, lambda x: -2.0 * tanh(x) * sech2(x))
 tanh = ruled(_tanh, sech2)
 
 
-def high_part(x: Array) -> Array:
-    """The upper half of the significand of x: its square is exact."""
-    bits = (11, 25) if is_double(x) else (8, 11)
-    return lax.reduce_precision(x, *bits)
+# The normal family
 
 
-def exp_minus_square(x: Array, half: float = 1.0) -> Array:
-    """exp(-half x^2): the rounding error of x^2, which exp would magnify, is put back."""
+def square_parts(x: Array, half: float = 1.0) -> tuple[Array, Array]:
+    """The parts of exp(-half x^2), half a power of two, the rounding error of x^2 put back."""
+    # Beyond this limit it is 0.
+    limit = math.sqrt(-lowest(x) / half)
+    x = jnp.clip(x, -limit, limit)
     square = x * x
     high = high_part(x)
-    low = x - high
-    error = ((high * high - square) + 2.0 * high * low) + low * low
-    y = jnp.exp(-half * square)
-    return jnp.where(square < 800.0 / half, y - y * (half * error), y * 0.0)
+    error = (high * high - square) + (x - high) * (x + high)
+    return exp_parts(-half * square, low=-half * error)
+
+
+def _exp_minus_square(x: Array, half: float) -> Array:
+    power, w = square_parts(x, half)
+    return (1.0 + w) * power
 
 
 def gaussian_of(half: float):
@@ -105,7 +297,7 @@ def gaussian_of(half: float):
     def slope(x):
         return -2.0 * half * jnp.clip(x, -60.0, 60.0) * function(x)
 
-    function = ruled(lambda x: exp_minus_square(x, half), slope)
+    function = ruled(lambda x: _exp_minus_square(x, half), slope)
     return function
 
 
@@ -113,20 +305,50 @@ gaussian = gaussian_of(1.0)
 half_gaussian = gaussian_of(0.5)
 
 
-def _normal_upper(a: Array) -> Array:
-    """Phi(-a) exp(a^2/2), a >= 0."""
-    double = is_double(a)
-    centre = 4.0 if double else 3.0
-    a = jnp.minimum(a, 39.0 if double else 14.5)
-    t = (a - centre) / (a + centre)
-    return horner(t, fits.NORMAL_TAIL_64 if double else fits.NORMAL_TAIL_32) / (1.0 + 2.0 * a)
+def _moebius(a: Array) -> Array:
+    """The variable (a - c)/(a + c) of the fits to a tail."""
+    if is_double(a):
+        return (a - fits.CENTRE_64) / (a + fits.CENTRE_64)
+    return (a - fits.CENTRE_32) * (1.0 / (a + fits.CENTRE_32))
+
+
+def _tail(a: Array, fit_32: tuple[float, ...], fit_64: tuple[float, ...]) -> Array:
+    """A fit in the variable of `_moebius`, over a + c."""
+    t = _moebius(a)
+    # Two divisions round less often; float32 has no need of it, and is faster with one.
+    if is_double(a):
+        return horner(t, fit_64) / (a + fits.CENTRE_64)
+    return horner(t, fit_32) * (1.0 / (a + fits.CENTRE_32))
+
+
+def _normal_argument(x: Array) -> Array:
+    return capped(jnp.abs(x), 39.0 if is_double(x) else 14.5)
+
+
+def _normal_tail(a: Array) -> Array:
+    """Phi(-a) over exp(-a^2/2), a >= 0."""
+    return _tail(a, fits.NORMAL_TAIL_32, fits.NORMAL_TAIL_64)
+
+
+def _normal_near(x: Array) -> Array:
+    z = jnp.minimum(x * x, 0.5)
+    return 0.5 + x * horner(z, fits.NORMAL_NEAR_64 if is_double(x) else fits.NORMAL_NEAR_32)
 
 
 def _normal_cdf(x: Array) -> Array:
-    upper = exp_minus_square(x, 0.5) * _normal_upper(jnp.abs(x))
-    z = jnp.minimum(x * x, 0.5)
-    near = 0.5 + x * horner(z, fits.NORMAL_NEAR_64 if is_double(x) else fits.NORMAL_NEAR_32)
-    return jnp.where(x * x < 0.5, near, jnp.where(x < 0, upper, 1.0 - upper))
+    a = _normal_argument(x)
+    upper = times_exp(_normal_tail(a), square_parts(a, 0.5))
+    far = jnp.where(x < 0, upper, 1.0 - upper)
+    return jnp.where(x * x < 0.5, _normal_near(x), far)
+
+
+def _gelu(x: Array) -> Array:
+    a = _normal_argument(x)
+    y = jnp.clip(x, lowest(x), -lowest(x))
+    # In this order nothing underflows before the product does.
+    lower = times_exp(y * _normal_tail(a), square_parts(a, 0.5))
+    far = jnp.where(x < 0, lower, x - lower)
+    return jnp.where(x * x < 0.5, y * _normal_near(x), far)
 
 
 def normal_pdf(x: Array) -> Array:
@@ -137,44 +359,75 @@ def normal_pdf(x: Array) -> Array:
 normal_cdf = ruled(_normal_cdf, normal_pdf)
 
 
+def _gelu_slope(x: Array) -> Array:
+    """The slope of gelu, a0 the root of that of gelu(-a); the slopes at x and -x sum to 1."""
+    double = is_double(x)
+    a = _normal_argument(x)
+    d = from_root(a, fits.GELU_ROOT_64 if double else fits.GELU_ROOT_32, x < 0)
+    excess = d * horner(_moebius(a), fits.GELU_SLOPE_64 if double else fits.GELU_SLOPE_32)
+    lower = times_exp(excess, square_parts(a, 0.5))
+    return jnp.where(x < 0, lower, 1.0 - lower)
+
+
+gelu_slope = ruled(_gelu_slope, lambda x: (2.0 - jnp.clip(x * x, 0.0, 2000.0)) * normal_pdf(x))
+gelu = ruled(_gelu, gelu_slope)
+
+
 def _erfc_tail(a: Array) -> Array:
     """erfc(a), a >= 0."""
-    double = is_double(a)
-    centre = 3.0 if double else 2.0
-    b = jnp.minimum(a, 27.5 if double else 10.5)
-    t = (b - centre) / (b + centre)
-    ratio = horner(t, fits.ERFC_TAIL_64 if double else fits.ERFC_TAIL_32) / (1.0 + 2.0 * b)
-    return exp_minus_square(a) * ratio
+    b = capped(a, 27.5 if is_double(a) else 10.5)
+    return times_exp(_tail(b, fits.ERFC_TAIL_32, fits.ERFC_TAIL_64), square_parts(b))
+
+
+def erf_ratio(x: Array, unit: float = 1.0) -> Array:
+    """erf(x)/x over a unit, |x| <= 1."""
+    fit = fits.ERF_NEAR_64 if is_double(x) else fits.ERF_NEAR_32
+    return horner(jnp.minimum(x * x, 1.0), tuple(c / unit for c in fit))
 
 
 def _erf(x: Array) -> Array:
     a = jnp.abs(x)
-    z = jnp.minimum(x * x, 1.0)
-    near = x * horner(z, fits.ERF_NEAR_64 if is_double(x) else fits.ERF_NEAR_32)
-    return jnp.where(a < 1.0, near, jnp.copysign(1.0 - _erfc_tail(a), x))
+    return jnp.where(a < 1.0, x * erf_ratio(x), with_sign(1.0 - _erfc_tail(a), x))
 
 
 erf = ruled(_erf, lambda x: gaussian(x) * 1.1283791670955125739)
 
 
-def scaled_product(x: Array, c: float) -> tuple[Array, Array]:
-    """The rounded product c x, and what rounding took from it."""
+def through_root(x: Array, slope: Array, name: str) -> Array:
+    """The slope; within reach of its root exp(x) times the distance times a fit of the rest."""
+    bits = 64 if is_double(x) else 32
+    left, right = getattr(fits, f"{name}_REACH")
+    d = from_root(x, getattr(fits, f"{name}_ROOT_{bits}"), x < 0)
+    near = (d > -left) & (d < right)
+    d = jnp.where(near, d, 0.0)
+    fit = d * horner(d, getattr(fits, f"{name}_SLOPE_{bits}"))
+    # There x < 0, and exp(-|x|) is at hand.
+    return jnp.where(near, decay(x) * fit, slope)
+
+
+# Products rounded once too often
+
+
+def scaled_product(x: Array, c: float, rest: float = 0.0) -> tuple[Array, Array]:
+    """The rounded product (c + rest) x, and what rounding took from it."""
     z = x * c
-    bits = 26 if is_double(x) else 12
-    mantissa, exponent = math.frexp(c)
-    high_c = math.ldexp(round(mantissa * 2**bits) / 2**bits, exponent)
-    low_c = c - high_c
-    high = high_part(x)
-    low = x - high
-    error = ((high * high_c - z) + low * high_c) + x * low_c
-    return z, jnp.where(jnp.isfinite(z), error, 0.0)
+    upper = float(jnp.finfo(x.dtype).max) / 8 / max(1.0, abs(c))
+    y = jnp.clip(x, -upper, upper)
+    rounded = float(np.asarray(c, x.dtype))
+    error = product_error(y, jnp.full_like(x, rounded), z) + y * ((c - rounded) + rest)
+    return z, jnp.where(y == x, error, 0.0)
 
 
-def at_scaled(value, slope, x: Array, c: float) -> Array:
-    """value(c x) with the product's rounding error put back, which a tail would magnify."""
-    if math.frexp(c)[0] == 0.5 or c == 0.0:
+def exact(c: float) -> bool:
+    """Whether a product with c is not rounded: a power of two, or 0."""
+    return abs(math.frexp(c)[0]) in (0.0, 0.5)
+
+
+def at_scaled(value: Raw, slope: Raw, x: Array, c: float, rest: float = 0.0) -> Array:
+    """value((c + rest) x), the product's rounding error put back: a tail would magnify it."""
+    if exact(c):
         return value(x * c)
-    z, error = scaled_product(x, c)
+    z, error = scaled_product(x, c, rest)
     return value(z) + error * slope(z)
 
 
@@ -187,3 +440,23 @@ _sigmoid_scaled = ruled(
     lambda x, c: at_scaled(_sigmoid, _bell, x, c),
     lambda x, c: c * sigmoid_scaled(x, c) * sigmoid_scaled(x, -c),
 )
+
+
+def swish(x: Array, c: float) -> Array:
+    """The value x sigmoid(c x)."""
+    z, low = (x * c, jnp.zeros_like(x)) if exact(c) else scaled_product(x, c)
+    a = magnitude(z)
+    low = jnp.where(jnp.abs(z) > a, 0.0, low)
+    parts = exp_parts(-a, low=jnp.where(z < 0, low, -low))
+    power, w = parts
+    y = jnp.where(z < -a, jnp.where(x < 0, -a, a), x)
+    q = y / (1.0 + (1.0 + w) * power)
+    return jnp.where(z < 0, times_exp(q, parts), q)
+
+
+def _swish_slope(x: Array, c: float) -> Array:
+    return _silu_slope(x * c) if exact(c) else _silu_slope(*scaled_product(x, c))
+
+
+# The slope of z sigmoid(z) at z = c x.
+swish_slope = ruled(_swish_slope, lambda x, c: c * _silu_curvature(c * x))
