@@ -14,6 +14,15 @@ from jaxact.models._layers import Dense as Dense
 from jaxact.models._layers import ScaledStandardizedWeights as ScaledStandardizedWeights
 from jaxact.models._layers import SpectralWeights as SpectralWeights
 from jaxact.models._layers import StandardizedWeights as StandardizedWeights
+from jaxact.models._learnable import APL as APL
+from jaxact.models._learnable import PAU as PAU
+from jaxact.models._learnable import TLU as TLU
+from jaxact.models._learnable import AconC as AconC
+from jaxact.models._learnable import DynamicReLU as DynamicReLU
+from jaxact.models._learnable import FReLU as FReLU
+from jaxact.models._learnable import MetaAcon as MetaAcon
+from jaxact.models._learnable import PReLU as PReLU
+from jaxact.models._learnable import Swish as Swish
 from jaxact.models._network import Network as Network
 from jaxact.models._network import Outputs as Outputs
 from jaxact.models._network import StagePlan as StagePlan

@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 
 from jaxact import activations
 
-
 # The least-squares fit, with b1 = b3 = 0; off by at most 0.034.
 _PAU_NUMERATOR = (0.033572, 0.505, 1.652668, 2.008108, 0.930567, 0.152131)
 _PAU_DENOMINATOR = (0.0, 3.976451, 0.0, 0.30125)
