@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxact import activations, analysis, models, theory, training
+from jaxact import activations, analysis, models, spectral, theory, training
 from jaxact.experiments.verdicts._protocol import Batch, Cell
 
 WIRINGS = {
@@ -98,7 +98,7 @@ class Spec(NamedTuple):
     depth: int
     width: int
     activations: tuple[str, ...]
-    measures: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ("loss", "weight_rank", "feature_rank")
     marks: str = "log"
     steps: int = 0
     batch_size: int = 64
@@ -243,8 +243,16 @@ def effective_depth(view: View) -> Float[Array, ""]:
     return analysis.effective_depth(paths.log_norm) / (view.hidden.shape[0] - 1)
 
 
-def _ranks(a: Array) -> Float[Array, " layer"]:
-    return analysis.matrix_ranks(a).effective_rank / min(a.shape[-2:])
+def _ranks(a: Float[Array, "layer m n"]) -> Float[Array, " layer"]:
+    """Effective rank of the squared singular values, over the smaller side.
+
+    Squares are the eigenvalues of the Gram matrix, to the machine epsilon of the largest, which is
+    all that their entropy sees; a singular value decomposition takes several times as long.
+    """
+    a = a if a.shape[-2] >= a.shape[-1] else jnp.swapaxes(a, -1, -2)
+    gram = jnp.matmul(jnp.swapaxes(a, -1, -2), a, precision="highest")
+    s = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram), 0))
+    return spectral.effective_rank(s, power=2) / s.shape[-1]
 
 
 def output_mean(view: View) -> Float[Array, " block"]:
@@ -281,8 +289,8 @@ MEASURES: dict[str, Callable[[View], Array]] = {
     "lesions_loss": lesions_loss,
     "effective_depth": effective_depth,
 }
-"""What may be measured: scalars, or a value for each block. Ranks are effective ranks over the
-smaller side of the matrix."""
+"""What may be measured: scalars, or a value for each block. Ranks are effective ranks (exponential of
+the entropy of the squared singular values) over the smaller side of the matrix."""
 
 
 class Trials:
@@ -457,7 +465,9 @@ def train_cells(batch: Batch) -> list[pd.DataFrame]:
     first = {**batch.settings, **batch.cells[0]}
     names = tuple(dict.fromkeys(_value(batch, cell, "activation") for cell in batch.cells))
     fields = {name: first[name] for name in Spec._fields if name in first}
-    fields.update(activations=names, measures=tuple(first["measures"]))
+    fields.update(activations=names)
+    if "measures" in first:
+        fields["measures"] = tuple(first["measures"])
     trials = Trials(Spec(**fields))
     frames: dict[int, pd.DataFrame] = {}
     for name in names:
