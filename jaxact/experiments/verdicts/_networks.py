@@ -289,8 +289,8 @@ MEASURES: dict[str, Callable[[View], Array]] = {
     "lesions_loss": lesions_loss,
     "effective_depth": effective_depth,
 }
-"""What may be measured: scalars, or a value for each block. Ranks are effective ranks (exponential of
-the entropy of the squared singular values) over the smaller side of the matrix."""
+"""What may be measured: scalars, or a value for each block. Ranks are effective ranks (exponential
+of the entropy of the squared singular values) over the smaller side of the matrix."""
 
 
 class Trials:

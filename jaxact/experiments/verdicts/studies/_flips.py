@@ -189,7 +189,8 @@ STUDY = Study(
     measurement="At initialization one layer V D(x) W of 64 or more units on pairs of inputs at "
     "distances from 2^-8 to 4; numerical ranks in float32. Over training, plain ReLU networks on "
     "digits, with and without layer norm: the share of units whose sign differs between two "
-    "examples and the effective rank of the weights, by layer, at logarithmically spaced steps.",
+    "examples and the effective rank of the weights (exponential of the entropy of the squared "
+    "singular values), by layer, at logarithmically spaced steps.",
     theory="J(x) - J(x') = V (D - D') W, and D - D' has one nonzero entry for each flip; W does "
     "not depend on the input. The black line is min(flips, inputs).",
     predictions=(

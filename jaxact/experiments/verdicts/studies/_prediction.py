@@ -93,7 +93,8 @@ STUDY = Study(
     "initialization and the loss after training at the best step size have a rank correlation "
     "below -0.5, for the features' effective rank and the Jacobian's participation ratio.",
     measurement="Spearman's correlation over networks (wiring, depth, activation, initial scale), "
-    "one for each seed; its sign turned. Networks of the three studies differ in steps and batch.",
+    "one for each seed; its sign turned. The effective rank is the exponential of the entropy of "
+    "the squared singular values. Networks of the three studies differ in steps and batch.",
     theory="",
     predictions=tuple(map(_predicts, QUANTITIES)),
     depends="which rank is meant",
