@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxact import activations, analysis, models, spectral, theory, training
+from jaxact import activations, analysis, models, theory, training
 from jaxact.experiments.verdicts._protocol import Batch, Cell
 
 WIRINGS = {
@@ -243,16 +243,19 @@ def effective_depth(view: View) -> Float[Array, ""]:
     return analysis.effective_depth(paths.log_norm) / (view.hidden.shape[0] - 1)
 
 
-def _ranks(a: Float[Array, "layer m n"]) -> Float[Array, " layer"]:
-    """Effective rank of the squared singular values, over the smaller side.
+def participation(a: Float[Array, "layer m n"]) -> Float[Array, " layer"]:
+    """Participation ratio over the smaller side, from the Gram matrix: no spectrum is needed.
 
-    Squares are the eigenvalues of the Gram matrix, to the machine epsilon of the largest, which is
-    all that their entropy sees; a singular value decomposition takes several times as long.
+    With s the singular values it is (sum s^2)^2 / sum s^4, two traces, so that following it through
+    training costs little; a decomposition at every mark would cost more than the training.
     """
     a = a if a.shape[-2] >= a.shape[-1] else jnp.swapaxes(a, -1, -2)
     gram = jnp.matmul(jnp.swapaxes(a, -1, -2), a, precision="highest")
-    s = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram), 0))
-    return spectral.effective_rank(s, power=2) / s.shape[-1]
+    trace = jnp.trace(gram, axis1=-2, axis2=-1)
+    # Divided first: squares of large features would overflow.
+    gram = gram / jnp.where(trace > 0, trace, 1)[:, None, None]
+    square = jnp.sum(jnp.square(gram), axis=(-2, -1))
+    return jnp.where(square > 0, 1 / jnp.where(square > 0, square, 1), 0) / gram.shape[-1]
 
 
 def output_mean(view: View) -> Float[Array, " block"]:
@@ -273,10 +276,10 @@ def flat_share(view: View) -> Float[Array, " block"]:
 MEASURES: dict[str, Callable[[View], Array]] = {
     "loss": lambda view: training.cross_entropy(view.logits, view.y),
     "accuracy": lambda view: training.accuracy(view.logits, view.y),
-    "feature_rank": lambda view: _ranks(view.hidden[1:]),
+    "feature_rank": lambda view: participation(view.hidden[1:]),
     "input_cosine": lambda view: analysis.cosine_similarity(view.hidden[:1])[0],
     "cosine": lambda view: analysis.cosine_similarity(view.hidden[1:]),
-    "weight_rank": lambda view: _ranks(weights(view.chain)),
+    "weight_rank": lambda view: participation(weights(view.chain)),
     "jacobian_participation": jacobian_participation,
     "flips": flips,
     "constant_units": constant_units,
@@ -289,8 +292,8 @@ MEASURES: dict[str, Callable[[View], Array]] = {
     "lesions_loss": lesions_loss,
     "effective_depth": effective_depth,
 }
-"""What may be measured: scalars, or a value for each block. Ranks are effective ranks (exponential
-of the entropy of the squared singular values) over the smaller side of the matrix."""
+"""What may be measured: scalars, or a value for each block. Ranks are participation ratios over the
+smaller side of the matrix."""
 
 
 class Trials:

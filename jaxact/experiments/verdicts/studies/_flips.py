@@ -125,7 +125,8 @@ def _training(network: str, label: str) -> Prediction:
     return Prediction(
         f"training ({label})",
         "Over layers and steps of training, the share of units that flip between two examples and "
-        f"the effective rank of the layer's weights rise and fall together in a {label} network.",
+        "the participation ratio of the layer's weights rise and fall together in a "
+        f"{label} network.",
         correlation(pair, ["step", "layer"]),
         bound=0.3,
         unit="rank correlation",
@@ -171,7 +172,7 @@ def _draw_training(table: pd.DataFrame) -> Figure:
         logx=True,
         names={
             "flips": "share of units that flip",
-            "weight_rank": "effective rank of W over width",
+            "weight_rank": "participation of W over width",
             "plain": "plain",
             "plain_norm": "plain, layer norm",
         },
@@ -189,8 +190,8 @@ STUDY = Study(
     measurement="At initialization one layer V D(x) W of 64 or more units on pairs of inputs at "
     "distances from 2^-8 to 4; numerical ranks in float32. Over training, plain ReLU networks on "
     "digits, with and without layer norm: the share of units whose sign differs between two "
-    "examples and the effective rank of the weights (exponential of the entropy of the squared "
-    "singular values), by layer, at logarithmically spaced steps.",
+    "examples and the participation ratio of the weights, by layer, at logarithmically spaced "
+    "steps.",
     theory="J(x) - J(x') = V (D - D') W, and D - D' has one nonzero entry for each flip; W does "
     "not depend on the input. The black line is min(flips, inputs).",
     predictions=(
@@ -250,8 +251,8 @@ STUDY = Study(
         Plot(
             "flips_training",
             _draw_training,
-            "Share of units that flip between two examples, and effective rank of the weights over "
-            "width, through training: means over layers, median over seeds.",
+            "Share of units that flip between two examples, and participation ratio of the weights "
+            "over width, through training: means over layers, median over seeds.",
         ),
     ),
 )

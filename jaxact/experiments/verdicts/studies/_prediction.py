@@ -16,7 +16,7 @@ from jaxact.experiments.verdicts.studies import _phase, _placement, _trainabilit
 USES = (_trainability.STUDY.name, _phase.STUDY.name, _placement.STUDY.name)
 NETWORK = ["study", "wiring", "depth", "activation", "exponent"]
 QUANTITIES = {
-    "feature_rank": "effective rank of the features",
+    "feature_rank": "participation of the features",
     "jacobian_participation": "participation of the Jacobian",
 }
 
@@ -91,10 +91,9 @@ STUDY = Study(
     source="Schoenholz et al. 2017; Daneshmand et al. 2020",
     hypothesis="Over all networks trained for claims 2, 5 and 6, the rank at the last block at "
     "initialization and the loss after training at the best step size have a rank correlation "
-    "below -0.5, for the features' effective rank and the Jacobian's participation ratio.",
+    "below -0.5, for the participation ratio of the features and of the Jacobian.",
     measurement="Spearman's correlation over networks (wiring, depth, activation, initial scale), "
-    "one for each seed; its sign turned. The effective rank is the exponential of the entropy of "
-    "the squared singular values. Networks of the three studies differ in steps and batch.",
+    "one for each seed; its sign turned. Networks of the three studies differ in steps and batch.",
     theory="",
     predictions=tuple(map(_predicts, QUANTITIES)),
     depends="which rank is meant",

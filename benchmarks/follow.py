@@ -1,0 +1,58 @@
+"""What it costs to follow ranks through training: `jaxact.training.follow` against no measuring.
+
+python benchmarks/follow.py [--rounds 5] [--steps 1000] [--depth 16] [--width 64]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxact.experiments.verdicts import _networks as networks
+
+
+def trained(spec: networks.Spec) -> Callable[[], None]:
+    """A compiled run of a spec on one seed."""
+    trials = networks.Trials(spec)
+    return lambda: trials.run(spec.activations[0], [0], [networks.Arm()]) and None
+
+
+def main() -> None:
+    """Print the ratio of times, interleaved over rounds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in (("rounds", 5), ("steps", 1000), ("depth", 16), ("width", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    spec = networks.Spec("pre", options.depth, options.width, ("relu",), steps=options.steps)
+    runs = {
+        "default": trained(spec),
+        "without": trained(spec._replace(measures=("loss",), marks="ends", examples=2)),
+    }
+    for run in runs.values():
+        run()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(options.rounds):
+        for name, run in runs.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            run()
+            times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    marks = len(networks.Trials(spec).at)
+    print(f"depth {options.depth}, width {options.width}, {options.steps} steps, {marks} marks")
+    print("measures:", ", ".join(spec.measures))
+    for number, clock in enumerate(("wall", "processor")):
+        medians = {
+            name: statistics.median(pair[number] for pair in pairs) for name, pairs in times.items()
+        }
+        ratios = [
+            a[number] / b[number] for a, b in zip(times["default"], times["without"], strict=True)
+        ]
+        print(
+            f"{clock}: {medians['without']:.2f} s without, {medians['default']:.2f} s with; "
+            f"median ratio of rounds {np.median(ratios):.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
