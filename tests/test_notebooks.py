@@ -13,7 +13,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 def test_there_are_pairs():
     assert NAMES
-    assert NAMES == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
