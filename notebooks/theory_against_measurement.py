@@ -86,6 +86,17 @@ plt.ylabel("correlation of two inputs")
 plt.title(f"lines: theory; circles: one network of width {WIDTH}", fontsize=9)
 plt.legend(fontsize=8)
 # %% [markdown]
+# GELU and SiLU leave their lines: the variance that the gain keeps is an unstable fixed point of
+# their variance map (slope above one), so that the fluctuations of any finite width grow by that
+# slope with every layer, and the correlation map changes with them. Tanh and SELU are drawn back.
+
+# %%
+{
+    name: round(float(jax.grad(lambda q, name=name: theory.variance_map(name, q))(1.0)), 3)
+    for name in colours
+}
+
+# %% [markdown]
 # ## The spectrum of a product
 #
 # Log singular values of L Gaussian layers, divided by L, against Newman's exponents; and the
