@@ -87,7 +87,7 @@ def _on_cpu(f: Callable[..., Any], *arguments: Any, double: bool = False) -> Any
 def _ulps(got: Any, want: np.ndarray, dtype: Any) -> float:
     """The largest error in units in the last place, outside the fringe of subnormal numbers.
 
-    XLA flushes subnormals to zero, and a factor that is one takes with it a product 64 times larger.
+    XLA flushes subnormals to zero, and a factor that is one takes a product 64 times larger along.
     """
     limits = jnp.finfo(dtype)
     got, tiny = np.asarray(got, np.float64), float(limits.tiny)
