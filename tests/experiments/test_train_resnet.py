@@ -8,10 +8,11 @@ import pathlib
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxact import training
+from jaxact import models, training
 from jaxact.experiments import StudyError, train_resnet
 from jaxact.experiments.train_resnet import TrainResNet
 
@@ -45,6 +46,7 @@ def test_folder_of_a_run(tmp_path):
         "manifest.json",
         "metrics.jsonl",
         "summary.json",
+        "network.safetensors",
         "checkpoints",
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
@@ -59,6 +61,11 @@ def test_folder_of_a_run(tmp_path):
     assert found.shape == (3, 4)
     assert np.all((found >= 1) & (found <= 16))
     assert summary["test_accuracy"] == tests[-1]["test_accuracy"]
+    data = training.load("digits", seed=SMALL.seed)
+    network = models.load(folder / "network.safetensors")
+    x = jnp.asarray(data.test_x.reshape(360, -1))
+    logits = models.apply(network, x, train=False).logits
+    assert np.mean(np.argmax(logits, -1) == data.test_y) == pytest.approx(summary["test_accuracy"])
 
 
 @pytest.mark.slow

@@ -30,12 +30,12 @@ def build(config: TrainResNet, shape: tuple[int, ...], classes: int) -> nnx.Modu
     given = {name: getattr(config, name) for name in UNIFORM}
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        if config.model == "mlp":
-            make, inputs = models.MLPResNet, int(np.prod(shape))
-            return make(inputs, classes, **UNIFORM | given, rngs=nnx.Rngs(config.seed))
-        if config.model == "conv":
-            make, inputs = models.ConvResNet, shape[-1]
-            return make(inputs, classes, **UNIFORM | given, rngs=nnx.Rngs(config.seed))
+        if config.model in ("mlp", "conv"):
+            inputs = {"in_features": int(np.prod(shape))}
+            if config.model == "conv":
+                inputs = {"in_channels": shape[-1]}
+            choices = {**inputs, "out_features": classes, **UNIFORM, **given}
+            return models.create(f"{config.model}_resnet", **choices, rngs=nnx.Rngs(config.seed))
         if config.model not in named() and not re.fullmatch(r"wrn_\d+_\d+", config.model):
             raise StudyError(
                 f"model: must be mlp, conv or an image network of jaxact.models.presets(); got "

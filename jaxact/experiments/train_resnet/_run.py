@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxact import training
+from jaxact import models, training
 from jaxact.experiments import _cli
 from jaxact.experiments._store import StudyError, manifest
 from jaxact.experiments.train_resnet import _config, _network
@@ -50,7 +50,8 @@ def run(config: TrainResNet) -> dict[str, Any]:
     Returns:
       The summary: steps, parameters, the last test scores, and the seconds this process took. The
       folder holds it as ``summary.json`` beside ``config.json``, ``manifest.json``,
-      ``metrics.jsonl``, ``checkpoints/``, and ``tensorboard/`` if asked for.
+      ``metrics.jsonl``, ``network.safetensors``, ``checkpoints/``, and ``tensorboard/`` if asked
+      for.
 
     Raises:
       StudyError: if the config, the data or the folder does not serve, before anything is compiled.
@@ -88,7 +89,7 @@ def run(config: TrainResNet) -> dict[str, Any]:
         if config.measure_every is not None:
             measure = _network.ranks(network, data.sample(config.measure_examples))
             observers.append(training.Observer(config.measure_every, measure))
-        training.train(
+        state = training.train(
             recipe,
             state,
             data.feed,
@@ -102,6 +103,7 @@ def run(config: TrainResNet) -> dict[str, Any]:
             mesh=_mesh(config),
             progress=config.progress,
         )
+    models.save(folder / "network.safetensors", network.merge(state.params, state.stats))
     rows = training.read_log(folder / "metrics.jsonl")
     tests = [row for row in rows if "test_accuracy" in row]
     summary = {
