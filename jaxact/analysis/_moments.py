@@ -79,11 +79,14 @@ def start_moments(units: int, *, form: str = "root", dtype: Any = jnp.float32) -
         raise ValueError(f"units must be at least 1; got {units}")
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
-    zero, mean = jnp.zeros((), dtype), jnp.zeros(units, dtype)
-    square = jnp.zeros((units, units), dtype)
+
+    def zeros(*shape: int) -> Array:
+        return jnp.zeros(shape, dtype)  # each its own buffer, so that the state can be donated
+
     if form == "root":
-        return Root(zero, mean, square, (zero, mean))
-    return Scatter(zero, mean, square, (zero, mean, square))
+        return Root(zeros(), zeros(units), zeros(units, units), (zeros(), zeros(units)))
+    lost = (zeros(), zeros(units), zeros(units, units))
+    return Scatter(zeros(), zeros(units), zeros(units, units), lost)
 
 
 def update_moments(

@@ -97,8 +97,7 @@ class Similarity(NamedTuple):
 
 def start_similarity(size: int, dtype: Any = jnp.float32) -> Similarity:
     """No examples seen; ``size`` counts the features of one example, positions included."""
-    zero = jnp.zeros((), dtype)
-    return Similarity(zero, jnp.zeros(size, dtype), zero)
+    return Similarity(jnp.zeros((), dtype), jnp.zeros(size, dtype), jnp.zeros((), dtype))
 
 
 def update_similarity(

@@ -54,9 +54,9 @@ class UnitStates(NamedTuple):
 
 def start_units(units: int, *, dtype: Any = jnp.float32) -> UnitRange:
     """The ranges of units that have not responded yet."""
-    none = jnp.zeros(units, jnp.int32)
+    count, on, low, high = (jnp.zeros(units, jnp.int32) for _ in range(4))
     bound = jnp.full(units, jnp.inf, dtype)
-    return UnitRange(none, bound, -bound, none, none, none)
+    return UnitRange(count, bound, -bound, on, low, high)
 
 
 def update_units(

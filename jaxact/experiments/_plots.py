@@ -87,6 +87,13 @@ def plain_log(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def by_depth(ax: Axes) -> None:
+    """Logarithmic axes for what falls with depth: depths as powers of two."""
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+
+
 def legend(figure: Figure, axes: Axes, columns: int = 3, *, length: int = 3) -> None:
     """One legend above all panels."""
     handles, labels = axes.get_legend_handles_labels()

@@ -22,7 +22,7 @@ def samples():
 
 def streamed(samples, form, sizes=(300, 1, 299, 400)):
     state = analysis.start_moments(samples.shape[1], form=form)
-    update = jax.jit(analysis.update_moments)
+    update = jax.jit(analysis.update_moments, donate_argnums=0)
     for x in np.split(samples, np.cumsum(sizes)[:-1]):
         state = update(state, x)
     return state

@@ -14,9 +14,19 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxact import analysis, models, spectral
-from jaxact.experiments._plots import FLOOR, SERIES, Drawing, legend, panels, plain_log, style
+from jaxact.experiments._depths import depth_grid
+from jaxact.experiments._plots import (
+    FLOOR,
+    SERIES,
+    Drawing,
+    by_depth,
+    legend,
+    panels,
+    plain_log,
+    style,
+)
 from jaxact.experiments.figures._networks import digits, pick, rank_rows, trunk
-from jaxact.experiments.figures._sizes import Sizes, depth_grid
+from jaxact.experiments.figures._sizes import Sizes
 
 OBJECTS = {
     "unfolded": "kernel, unfolded",
@@ -160,9 +170,7 @@ def draw_batch_norm(table: pd.DataFrame) -> Drawing:
             ):
                 ax.plot(line.depth, line.value, label=mode, **series)
             ax.axhline(limit, **FLOOR)
-            ax.set_xscale("log", base=2)
-            ax.set_yscale("log")
-            ax.xaxis.set_major_formatter("{x:g}")
+            by_depth(ax)
             plain_log(ax.yaxis)
             ax.set_title("linear" if name == "identity" else name)
             ax.set_xlabel("layer")

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 
 from jaxact import activations, analysis, models, spectral, theory, training
+from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._plots import (
     COLUMN_WIDTH,
     FLOOR,
@@ -22,12 +23,13 @@ from jaxact.experiments._plots import (
     PLACEMENTS,
     SERIES,
     Drawing,
+    by_depth,
     legend,
     panels,
     plain_log,
     style,
 )
-from jaxact.experiments.figures._sizes import Sizes, depth_grid
+from jaxact.experiments.figures._sizes import Sizes
 
 CHOICES: dict[str, dict[str, Any]] = {
     "plain": dict(norm_placement="none", norm="none", skip="none"),
@@ -131,9 +133,7 @@ def draw_rank_by_depth(table: pd.DataFrame) -> Drawing:
                         line.depth, line.value, label=LABELS[placement], **PLACEMENTS[placement]
                     )
                 ax.axhline(limit, **FLOOR)
-                ax.set_xscale("log", base=2)
-                ax.set_yscale("log")
-                ax.xaxis.set_major_formatter("{x:g}")
+                by_depth(ax)
                 plain_log(ax.yaxis)
                 if not i:
                     ax.set_title(name)
@@ -208,9 +208,7 @@ def draw_four_objects(table: pd.DataFrame) -> Drawing:
                 line = panel[panel.object == name]
                 ax.plot(line.depth, line.value, label=text[name], **series)
             ax.axhline(limit, **FLOOR)
-            ax.set_xscale("log", base=2)
-            ax.set_yscale("log")
-            ax.xaxis.set_major_formatter("{x:g}")
+            by_depth(ax)
             plain_log(ax.yaxis)
             ax.set_title(LABELS[placement])
             ax.set_xlabel("block")
@@ -273,9 +271,8 @@ def draw_phase_diagram(table: pd.DataFrame) -> Drawing:
         ax.plot(
             depths[inside], depths[inside] ** -0.5, "--", color="#D55E00", label=r"$1/\sqrt{L}$"
         )
-        ax.set_xscale("log", base=2)
+        by_depth(ax)
         ax.set_yscale("log", base=2)
-        ax.xaxis.set_major_formatter("{x:g}")
         ax.set_xlabel("blocks $L$")
         ax.set_ylabel("branch scale $a$")
         figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left")

@@ -11,8 +11,9 @@ import pandas as pd
 from jaxtyping import Array, Float
 
 from jaxact import analysis, spectral, theory
+from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._plots import COLUMN_WIDTH, FLOOR, SERIES, Drawing, legend, panels, style
-from jaxact.experiments.figures._sizes import Sizes, depth_grid
+from jaxact.experiments.figures._sizes import Sizes
 
 LOG10 = float(np.log(10))
 

@@ -33,14 +33,3 @@ PRESETS = {
     "small": Sizes(32, 64, 256, 4, 120, 256, 8, 8, 256),
     "paper": Sizes(64, 256, 1000, 16, 2000, 1024, 16, 16, 1024),
 }
-
-
-def depth_grid(depth: int, count: int = 12) -> tuple[int, ...]:
-    """At most ``count`` depths from 1 to ``depth``, spaced by ratio.
-
-    Example:
-      >>> depth_grid(64, 7)
-      (1, 2, 4, 8, 16, 32, 64)
-    """
-    ratio = depth ** (1 / (count - 1))
-    return tuple(sorted({round(ratio**i) for i in range(count)}))

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxact import activations, analysis, theory
+from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._plots import (
     COLUMN_WIDTH,
     FLOOR,
@@ -20,11 +21,12 @@ from jaxact.experiments._plots import (
     PLACEMENTS,
     SERIES,
     Drawing,
+    by_depth,
     legend,
     panels,
     style,
 )
-from jaxact.experiments.figures._sizes import Sizes, depth_grid
+from jaxact.experiments.figures._sizes import Sizes
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "erf")
 WIRINGS = ("plain", "post", "pre", "none")
@@ -160,9 +162,7 @@ def draw_correlation(table: pd.DataFrame) -> Drawing:
         axes[0, 0].plot([-1, 1], [-1, 1], **{**FLOOR, "linewidth": 0.5})
         axes[0, 0].set_xlabel("correlation $c$ of two inputs")
         axes[0, 0].set_ylabel("correlation after one layer")
-        axes[0, 1].set_xscale("log", base=2)
-        axes[0, 1].set_yscale("log")
-        axes[0, 1].xaxis.set_major_formatter("{x:g}")
+        by_depth(axes[0, 1])
         axes[0, 1].set_xlabel("layer")
         axes[0, 1].set_ylabel("1 - correlation")
     return Drawing(

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Complex, Float, Int, Integer, Num
 
 from jaxact import activations, analysis, models, spectral, theory, training
+from jaxact.experiments._depths import depth_grid
 from jaxact.experiments.rank_collapse._config import RankCollapse
 
 
@@ -196,16 +197,6 @@ class Program:
 
 def _matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision="highest")
-
-
-def depth_grid(depth: int, count: int) -> tuple[int, ...]:
-    """At most ``count`` depths from 1 to ``depth``, spaced by ratio.
-
-    Example:
-      >>> depth_grid(128, 8)
-      (1, 2, 4, 8, 16, 32, 64, 128)
-    """
-    return tuple(sorted({round(d) for d in np.geomspace(1, depth, count)} | {depth}))
 
 
 def _frequencies(
