@@ -1,9 +1,24 @@
 """Pure linear algebra: ranks of spectra, and spectra of products, convolutions and Jacobians."""
 
+from jaxact.spectral._convolutions import circular as circular
+from jaxact.spectral._convolutions import operator as operator
+from jaxact.spectral._convolutions import unfolded as unfolded
 from jaxact.spectral._graded import GradedProduct as GradedProduct
 from jaxact.spectral._graded import graded_spectrum as graded_spectrum
 from jaxact.spectral._graded import graded_start as graded_start
 from jaxact.spectral._graded import graded_step as graded_step
+from jaxact.spectral._layers import layer_jacobian_spectra as layer_jacobian_spectra
+from jaxact.spectral._linear_maps import Estimate as Estimate
+from jaxact.spectral._linear_maps import RankEstimates as RankEstimates
+from jaxact.spectral._linear_maps import SpectralDensity as SpectralDensity
+from jaxact.spectral._linear_maps import StableRankEstimate as StableRankEstimate
+from jaxact.spectral._linear_maps import TopSingularValues as TopSingularValues
+from jaxact.spectral._linear_maps import dense_matrix as dense_matrix
+from jaxact.spectral._linear_maps import estimate_ranks as estimate_ranks
+from jaxact.spectral._linear_maps import estimate_stable_rank as estimate_stable_rank
+from jaxact.spectral._linear_maps import spectral_density as spectral_density
+from jaxact.spectral._linear_maps import squared_frobenius_norm as squared_frobenius_norm
+from jaxact.spectral._linear_maps import top_singular_values as top_singular_values
 from jaxact.spectral._noise import MarchenkoPastur as MarchenkoPastur
 from jaxact.spectral._noise import marchenko_pastur as marchenko_pastur
 from jaxact.spectral._noise import numerical_rank as numerical_rank

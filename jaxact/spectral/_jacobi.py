@@ -1,5 +1,6 @@
 """One-sided Jacobi rotations on rows that carry their lengths as logarithms."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -28,19 +29,48 @@ def add(total: Array, lost: Array, term: Array) -> tuple[Array, Array]:
     return new, (new - total) - term
 
 
+@jax.custom_jvp
 def log_row_jacobi(log_scale: Array, compensation: Array, rows: Array) -> Array:
     """Log singular values of diag(exp(log_scale - compensation)) rows, by rotations of pairs.
 
     Every row is kept at unit length beside the logarithm of its true length, so that only the
     ratio of two lengths, at most one, enters a rotation.
     """
+    return _rotations(log_scale, compensation, rows)[0]
+
+
+@log_row_jacobi.defjvp
+def _log_row_jacobi_jvp(primals, tangents):
+    r"""With T = D U: d log s_i = Re w_i^H (d sigma U + dU) v_i, where w_i = D u_i / s_i = U^-H v_i.
+
+    Nothing of it depends on the spread of D, and ties give one of the subgradients.
+    """
+    log_scale, compensation, u = primals
+    d_scale, d_compensation, du = tangents
+    logs, v = _rotations(log_scale, compensation, u)
+    # Their sum cancels where single layers are ill-conditioned: one Newton step of orthogonality.
+    gram = jnp.matmul(v.T.conj(), v, precision="highest")
+    v = 1.5 * v - 0.5 * jnp.matmul(v, gram, precision="highest")
+    alive = jnp.isfinite(log_scale)
+    solvable = jnp.where(alive[:, None], u, jnp.eye(len(u), dtype=u.dtype))
+    w = jnp.linalg.solve(solvable.T.conj(), v)
+    d_sigma = jnp.where(alive, d_scale - d_compensation, 0).astype(u.dtype)
+    change = d_sigma[:, None] * jnp.matmul(u, v, precision="highest")
+    change = change + jnp.matmul(du, v, precision="highest")
+    d_logs = jnp.real(jnp.sum(w.conj() * change, axis=0))
+    return logs, jnp.where(jnp.isfinite(logs), d_logs, 0)
+
+
+def _rotations(log_scale: Array, compensation: Array, rows: Array) -> tuple[Array, Array]:
+    """Log singular values, largest first, and the right singular vectors as columns."""
     n = len(rows)
-    lower = jnp.swapaxes(positive_qr(jnp.swapaxes(rows, 0, 1).conj())[1], 0, 1).conj()
+    basis, upper = positive_qr(rows.T.conj())
+    lower = upper.T.conj()
     rows, log_scale, compensation = _unit_rows(lower, log_scale, compensation)
     order = jnp.argsort(-log_scale)
     rows, log_scale, compensation = rows[order], log_scale[order], compensation[order]
     if n == 1:
-        return log_scale - compensation
+        return log_scale - compensation, jnp.matmul(basis, rows.T.conj(), precision="highest")
     if n % 2:
         rows = jnp.pad(rows, ((0, 1), (0, 0)))
         log_scale = jnp.append(log_scale, -jnp.inf)
@@ -78,8 +108,10 @@ def log_row_jacobi(log_scale: Array, compensation: Array, rows: Array) -> Array:
         return lax.scan(rotate, carry, pairs)[0], None
 
     start = (rows, log_scale, compensation)
-    (_, log_scale, compensation), _ = lax.scan(sweep, start, None, length=SWEEPS)
-    return -jnp.sort(-(log_scale - compensation))[:n]
+    (rows, log_scale, compensation), _ = lax.scan(sweep, start, None, length=SWEEPS)
+    logs = log_scale - compensation
+    order = jnp.argsort(-logs)[:n]
+    return logs[order], jnp.matmul(basis, rows[order].T.conj(), precision="highest")
 
 
 def _round_robin(n: int) -> np.ndarray:

@@ -123,15 +123,15 @@ def product_spectrum(
     else:
         # From the narrowest side: back to the input, and from there with that many columns on.
         at = int(np.argmin(chain.widths))
-        product = graded_start(_basis(narrow, share, chain.dtype))
+        product = graded_start(basis(narrow, share, chain.dtype))
         if at:
             backward = chain.slice(0, at).adjoint()
             product = transposed(act(product, backward)[0])
         logs = graded_spectrum(act(product, chain.slice(at, layers))[0])
-    return _summary(logs)
+    return summary(logs)
 
 
-def _summary(logs: Array) -> ProductSpectrum:
+def summary(logs: Array) -> ProductSpectrum:
     alive = jnp.isfinite(logs)
     rank = jnp.sum(alive.astype(jnp.int32), axis=-1)
     smallest = jnp.min(jnp.where(alive, logs, jnp.inf), axis=-1)
@@ -250,7 +250,7 @@ def _act(
 
 
 def _prefixes(chain: _Chain, prefixes: Sequence[int], act, tolerance: float) -> Array:
-    product = graded_start(_basis(chain.widths[0], tolerance, chain.dtype))
+    product = graded_start(basis(chain.widths[0], tolerance, chain.dtype))
     rows: dict[int, Array] = {}
     before = 0
     for members in act(product, chain)[1]:
@@ -272,7 +272,7 @@ def _prefixes(chain: _Chain, prefixes: Sequence[int], act, tolerance: float) -> 
 
 
 def _top(chain: _Chain, columns: int, sweeps: int, act) -> Array:
-    start = _basis(chain.widths[0], 1.0, chain.dtype)[:, :columns]
+    start = basis(chain.widths[0], 1.0, chain.dtype)[:, :columns]
     there = functools.partial(_orthonormal_pass, chain)
     back = functools.partial(_orthonormal_pass, chain.adjoint())
     q = lax.fori_loop(0, sweeps, lambda _, q: back(there(q)), start)
@@ -290,7 +290,7 @@ def _orthonormal_pass(chain: _Chain, q: Array) -> Array:
     return q
 
 
-def _basis(n: int, tolerance: float, dtype) -> Array:
+def basis(n: int, tolerance: float, dtype) -> Array:
     if tolerance == 0:
         return jnp.eye(n, dtype=dtype)
     real = jnp.finfo(dtype).dtype
