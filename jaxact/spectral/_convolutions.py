@@ -99,7 +99,8 @@ def circular(
         raise ValueError(f"stride must divide the shape {shape}; got {stride}")
     blocks = _by_group(kernel, groups)
     # An explicit sum over the window, exact for windows that wrap, dilated or not.
-    transfer = blocks.astype(jnp.result_type(blocks.dtype, jnp.complex64))
+    double = blocks.dtype in (jnp.float64, jnp.complex128)
+    transfer = blocks.astype(jnp.complex128 if double else jnp.complex64)
     for axis, (size, taps, hole) in enumerate(zip(shape, window, holes, strict=True)):
         angle = np.outer(np.arange(size), hole * np.arange(taps)) % size * (2 * math.pi / size)
         wave = jnp.asarray(np.exp(1j * angle), transfer.dtype)
