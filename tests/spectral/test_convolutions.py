@@ -65,7 +65,7 @@ def test_operator_is_the_networks_own(stride, dilation):
     like = jnp.zeros((*shape, 2))
     np.testing.assert_allclose(spectral.dense_matrix(conv, like), expected, atol=1e-6)
     s = np.linalg.svd(expected, compute_uv=False)
-    top = spectral.top_singular_values(conv, like, k=2, key=jax.random.key(0), iterations=20)
+    top = spectral.top_singular_values(conv, like, k=2, key=jax.random.key(0), iterations=18)
     assert np.all(np.abs(top.values - s[:2]) <= top.residuals + 1e-5)
     np.testing.assert_allclose(top.values[0], s[0], rtol=1e-3)
 
@@ -74,14 +74,9 @@ def test_unfolded_is_the_matrix_of_patches():
     kernel = kernel_of((3, 2), 4, 5)
     expected = np.linalg.svd(kernel.reshape(-1, 5), compute_uv=False)
     np.testing.assert_allclose(spectral.unfolded(jnp.asarray(kernel)), expected, rtol=1e-5)
-    blocks = [
-        np.linalg.svd(kernel.reshape(-1, 5)[:, c : c + 1], compute_uv=False) for c in range(5)
-    ]
-    np.testing.assert_allclose(
-        spectral.unfolded(jnp.asarray(kernel), groups=5),
-        np.sort(blocks)[::-1],
-        rtol=1e-5,
-    )
+    blocks = np.sort(np.linalg.norm(kernel.reshape(-1, 5), axis=0))[::-1]
+    found = spectral.unfolded(jnp.asarray(kernel), groups=5)
+    np.testing.assert_allclose(found, blocks, rtol=1e-5)
 
 
 def test_the_three_differ():
