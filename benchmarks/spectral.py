@@ -136,14 +136,14 @@ def jacobian() -> None:
         return spectral.top_singular_values(linear, x, k=10, key=key, iterations=80)
 
     key = jax.random.key(1)
-    memory = {
-        name: f.lower(*arguments).compile().memory_analysis().temp_size_in_bytes / 2**20
-        for name, f, arguments in (
-            ("dense", dense, (x,)),
-            ("estimate", estimate, (x, key)),
-            ("top 10", top, (x, key)),
-        )
-    }
+    memory = {}
+    for name, f, arguments in (
+        ("dense", dense, (x,)),
+        ("estimate", estimate, (x, key)),
+        ("top 10", top, (x, key)),
+    ):
+        analysis = f.lower(*arguments).compile().memory_analysis()
+        memory[name] = "?" if analysis is None else round(analysis.temp_size_in_bytes / 2**20, 1)
     start = time.perf_counter()
     squares = jax.block_until_ready(dense(x))
     seconds = time.perf_counter() - start
@@ -176,8 +176,8 @@ import numpy as np, torch, weightwatcher
 torch.set_num_threads(2)
 data = np.load(sys.argv[1])
 layers = []
-for name in sorted(data.files):
-    w = data[name]
+for index in range(len(data.files)):
+    w = data[f"arr_{index}"]
     layer = torch.nn.Conv2d(w.shape[1], w.shape[0], 3, bias=False)
     layer.weight.data = torch.from_numpy(w)
     layers.append(layer)
@@ -186,9 +186,9 @@ watcher = weightwatcher.WeightWatcher(model=torch.nn.Sequential(*layers))
 times = []
 for _ in range(3):
     start = time.perf_counter()
-    spectra = [watcher.get_ESD(layer=i + 1, **json.loads(sys.argv[3])) for i in range(len(layers))]
+    spectra = [watcher.get_ESD(layer=i + 1) for i in range(len(layers))]
     times.append(time.perf_counter() - start)
-np.savez(sys.argv[2], **{f"{i:02d}": np.sort(s)[::-1] for i, s in enumerate(spectra)})
+np.savez(sys.argv[2], *[np.sort(s)[::-1] for s in spectra])
 print(json.dumps({"seconds": float(np.median(times)), "version": weightwatcher.__version__}))
 """
 
@@ -215,19 +215,20 @@ def weightwatcher(other_python: str) -> None:
     ours = [np.sort(next(by_shape[kernel.shape]).ravel() ** 2)[::-1] for kernel in kernels]
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "kernels.npz", Path(folder) / "spectra.npz"
-        np.savez(given, **{f"{i:02d}": kernel for i, kernel in enumerate(kernels)})
+        np.savez(given, *kernels)
         output = subprocess.run(
-            [other_python, "-c", WEIGHTWATCHER, str(given), str(found), "{}"],
+            [other_python, "-c", WEIGHTWATCHER, str(given), str(found)],
             check=True,
             capture_output=True,
             text=True,
         ).stdout
         other = json.loads(output.splitlines()[-1])
-        theirs = np.load(found)
-        scale = [theirs[name].max() / mine.max() for name, mine in zip(theirs, ours, strict=True)]
+        loaded = np.load(found)
+        theirs = [loaded[f"arr_{index}"] for index in range(len(kernels))]
+        scale = [values.max() / mine.max() for values, mine in zip(theirs, ours, strict=True)]
         errors = [
-            np.max(np.abs(np.sqrt(theirs[name] / c) - np.sqrt(mine)) / np.sqrt(mine.max()))
-            for name, mine, c in zip(theirs, ours, scale, strict=True)
+            np.max(np.abs(np.sqrt(values / c) - np.sqrt(mine)) / np.sqrt(mine.max()))
+            for values, mine, c in zip(theirs, ours, scale, strict=True)
         ]
     print(f"  weightwatcher {other['version']}: scale {min(scale):.4f} to {max(scale):.4f}")
     print(f"  largest difference of singular values over s_1: {max(errors):.1e}")
