@@ -32,12 +32,14 @@ class _Entry(NamedTuple):
       path: of our variable.
       index: along the depth axis of a stacked variable, or None.
       shape: there.
+      flat: whether it is a 1 x 1 convolution there, and a dense layer here.
     """
 
     key: str
     path: Path
     index: int | None
     shape: tuple[int, ...]
+    flat: bool
 
 
 def load_torchvision(network: AnyNetwork, source: Source, /, *, head: bool = True) -> AnyNetwork:
@@ -186,17 +188,12 @@ def _entries(network: nnx.Module, variables: Mapping[Path, Any], library: str) -
                     f"network must be one that {library} has; it has no name for "
                     f"{'.'.join(map(str, path))}"
                 )
-            flat = path[-1] == "kernel" and (
-                "excite" in path or owner == "head.fc" or _is_dual_head(network, path)
-            )
-            entries.append(
-                _Entry(f"{owner}.{leaf}", path, index, _their_shape(shape, path[-1], flat))
-            )
+            # timm's gates, and the heads of its pre-activation and dual path networks
+            dual = isinstance(network, DualPathNet) and path[0] == "head"
+            flat = "excite" in path or owner == "head.fc" or dual
+            shape_there = _their_shape(shape, path[-1], flat)
+            entries.append(_Entry(f"{owner}.{leaf}", path, index, shape_there, flat))
     return entries
-
-
-def _is_dual_head(network: nnx.Module, path: Path) -> bool:
-    return isinstance(network, DualPathNet) and path[:2] == ("head", "linear")
 
 
 def _their_shape(shape: tuple[int, ...], leaf: str, flat: bool) -> tuple[int, ...]:
@@ -210,7 +207,7 @@ def _their_shape(shape: tuple[int, ...], leaf: str, flat: bool) -> tuple[int, ..
 def _ours(value: np.ndarray, entry: _Entry) -> np.ndarray:
     if entry.path[-1] != "kernel":
         return value
-    if value.ndim == 4 and not _is_flat(entry):
+    if value.ndim == 4 and not entry.flat:
         return value.transpose(2, 3, 1, 0)
     return value.reshape(value.shape[:2]).T
 
@@ -220,11 +217,6 @@ def _theirs(value: np.ndarray, entry: _Entry) -> np.ndarray:
         return value.copy()
     theirs = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
     return np.ascontiguousarray(theirs).reshape(entry.shape)
-
-
-def _is_flat(entry: _Entry) -> bool:
-    """Whether a dense layer of ours is a 1 x 1 convolution there."""
-    return entry.path[-2] in ("reduce", "expand", "linear") and entry.shape[2:] == (1, 1)
 
 
 def _naming(network: nnx.Module, library: str) -> Callable[[Path, int | None], str | None]:
