@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxact.models._checks import one_of
@@ -190,9 +191,9 @@ class _Weighted(nnx.Module):
         return kernel.astype(x.dtype)
 
     def _biased(self, y: Array) -> Array:
-        if self.bias is None:
-            return y
-        return y + jnp.broadcast_to(self.bias[...].astype(y.dtype), y.shape)
+        if self.bias is not None:
+            y = y + jnp.broadcast_to(self.bias[...].astype(y.dtype), y.shape)
+        return checkpoint_name(y, "weighted")
 
 
 class Dense(_Weighted):

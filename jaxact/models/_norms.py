@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxact.models._checks import at_least_one, one_of
@@ -105,7 +106,7 @@ class BatchNorm(_Affine):
             old = running[...]
             moved = self.momentum * old + factor * lax.stop_gradient(new).astype(old.dtype)
             running[...] = moved
-        return mean, var
+        return checkpoint_name(mean, "statistics"), checkpoint_name(var, "statistics")
 
 
 class GroupNorm(_Affine):

@@ -44,8 +44,9 @@ class ResNetConfig(Wiring):
       res2net_scale: parts of Res2Net's hierarchy in place of the 3x3; 1 for none.
       scan: whether blocks of one shape are stacked and scanned.
       remat: what the backward pass recomputes: None for nothing, ``"full"`` for all of a block,
-        ``"conv"`` for all but the results of its weight layers, or a policy of
-        `jax.checkpoint_policies`.
+        ``"conv"`` for all but the results of its weight layers and the statistics of batch norms
+        (the names ``"weighted"`` and ``"statistics"``), or a policy of `jax.checkpoint_policies`.
+        In bfloat16 a scan without it stacks the norms' float32 copies: prefer ``"conv"`` there.
       dtype: that images are cast to, and computed in; None keeps theirs. Norms compute their
         statistics in at least float32, and parameters keep ``param_dtype``.
     """

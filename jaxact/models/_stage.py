@@ -13,7 +13,7 @@ from jaxact.models._block import Block, BlockTrace
 
 POLICIES = {
     "full": None,
-    "conv": jax.checkpoint_policies.save_only_these_names("conv"),
+    "conv": jax.checkpoint_policies.save_only_these_names("weighted", "statistics"),
 }
 Remat = str | Callable[..., Any] | None
 NOT_PARAMS = nnx.Not(nnx.Param)
