@@ -141,20 +141,20 @@ ad.defbilinear(_convolution, _by_first, _by_second)
 def _batched(operands, axes, *, face, shapes, groups, **params):
     """Folds a mapped axis into the images where it can, else into the groups."""
     size = next(a.shape[d] for a, d in zip(operands, axes, strict=True) if d is not None)
-    with_kernel = face != "kernel"
-    if with_kernel and axes[1] is None:
+    if face != "kernel" and axes[1] is None:
         first = _to_front(operands[0], axes[0], size)
-        folded = first.reshape(-1, *first.shape[2:])
-        shapes = _with(shapes, {0: (size * shapes[0][0], *shapes[0][1:])})
-        shapes = _with(shapes, {2: (size * shapes[2][0], *shapes[2][1:])})
-        out = _bind(folded, operands[1], face=face, shapes=shapes, groups=groups, **params)
+        many = [(size * shape[0], *shape[1:]) for shape in (shapes[0], shapes[2])]
+        out = _bind(
+            first.reshape(-1, *first.shape[2:]),
+            operands[1],
+            face=face,
+            shapes=(many[0], shapes[1], many[1]),
+            groups=groups,
+            **params,
+        )
         return out.reshape(size, -1, *out.shape[1:]), 0
     first, second = (_to_front(a, d, size) for a, d in zip(operands, axes, strict=True))
-    wide = (
-        (*shapes[0][:-1], size * shapes[0][-1]),
-        (*shapes[1][:-1], size * shapes[1][-1]),
-        (*shapes[2][:-1], size * shapes[2][-1]),
-    )
+    wide = tuple((*shape[:-1], size * shape[-1]) for shape in shapes)
     out = _bind(
         _to_channels(first),
         _to_channels(second),
@@ -176,10 +176,6 @@ def _to_front(a: Array, axis: int | None, size: int) -> Array:
 def _to_channels(a: Array) -> Array:
     a = jnp.moveaxis(a, 0, -2)
     return a.reshape(*a.shape[:-2], -1)
-
-
-def _with(shapes: Any, changed: dict[int, Any]) -> Any:
-    return tuple(changed.get(index, shape) for index, shape in enumerate(shapes))
 
 
 batching.primitive_batchers[_convolution] = _batched
