@@ -245,33 +245,33 @@ def resnet20(count, torch_python):
 
 def depth(count):
     """Each compilation in a process of its own, so that none finds another's cache."""
-    times = {20: [], 1001: []}
+    names = ("bottleneck 20", "bottleneck 1001", "basic 20")
+    times = {name: [] for name in names}
     for _ in range(count):
-        for layers, each in times.items():
+        for name, each in times.items():
             run = subprocess.run(
-                [sys.executable, __file__, "--compile-layers", str(layers)],
+                [sys.executable, __file__, "--compile", *name.split()],
                 capture_output=True,
                 text=True,
                 check=True,
             )
             each.append(json.loads(run.stdout))
-    medians = {n: np.median(each, axis=0) for n, each in times.items()}
-    print("Tracing and compiling a training step of pre-activation ResNet-20 and ResNet-1001")
-    for layers, (trace, compile_, processor) in medians.items():
+    medians = {name: np.median(each, axis=0) for name, each in times.items()}
+    print("Tracing and compiling a training step of pre-activation networks, by block and layers")
+    for name, (trace, compile_, processor) in medians.items():
         print(
-            f"  {layers:5d} layers: trace {trace:.2f} s, compile {compile_:.2f} s, "
-            f"{processor:.2f} s of CPU"
+            f"  {name:16s} trace {trace:.2f} s, compile {compile_:.2f} s, {processor:.2f} s of CPU"
         )
-    totals = {n: (m[0] + m[1], m[2]) for n, m in medians.items()}
-    wall, processor = (totals[1001][i] / totals[20][i] for i in (0, 1))
-    print(f"  ratio {wall:.2f} of time, {processor:.2f} of CPU time")
+    deep = medians["bottleneck 1001"]
+    for name in ("bottleneck 20", "basic 20"):
+        other = medians[name]
+        wall, processor = sum(deep[:2]) / sum(other[:2]), deep[2] / other[2]
+        print(f"  1001 over {name}: {wall:.2f} of time, {processor:.2f} of CPU time")
 
 
-def compile_layers(layers):
-    """Bottlenecks of 3 layers for 1,001, basic blocks of 2 for 20, as published."""
-    block = "bottleneck" if layers > 110 else "basic"
-    per_block = 9 if block == "bottleneck" else 6
-    blocks = (layers - 2) // per_block
+def compile_layers(block, layers):
+    """Prints seconds to trace, seconds to compile, and seconds of CPU."""
+    blocks = (layers - 2) // (9 if block == "bottleneck" else 6)
     net = jax.eval_shape(
         lambda: models.ResNet(
             depths=(blocks,) * 3,
@@ -314,10 +314,10 @@ def main():
     parser.add_argument("--what", nargs="*", default=everything, choices=everything)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--torch-python", help="a Python that has PyTorch")
-    parser.add_argument("--compile-layers", type=int)
+    parser.add_argument("--compile", nargs=2, help="of one network, for a process of its own")
     options = parser.parse_args()
-    if options.compile_layers:
-        compile_layers(options.compile_layers)
+    if options.compile:
+        compile_layers(options.compile[0], int(options.compile[1]))
         return
     print(f"jax {jax.__version__}, {os.cpu_count()} CPU cores, medians of {options.rounds} rounds")
     if "convolutions" in options.what:
