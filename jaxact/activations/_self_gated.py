@@ -23,7 +23,9 @@ def bounded(x: Array) -> Array:
 
 
 def _silu_value(x: Array) -> Array:
-    return bounded_below(x) * sp.sigmoid(x)
+    parts = sp.negative_parts(-jnp.abs(x))
+    q = bounded_below(x) / (1.0 + sp.decay(x))
+    return jnp.where(x < 0, sp.times_exp(q, parts), q)
 
 
 _silu = elementwise(_silu_value, sp.silu_slope)
