@@ -89,7 +89,7 @@ def circular(
     Reference:
       Sedghi, Gupta & Long 2019, "The singular values of convolutional layers", theorem 6; strides
       as in Senderovich et al. 2022, "Towards practical control of singular values of convolutional
-      layers", theorem 1.
+      layers".
     """
     kernel = widen(kernel)
     window, axes = _window(kernel, shape)

@@ -62,8 +62,7 @@ def numerical_rank(
       2
 
     Reference:
-      Gavish & Donoho 2014, "The optimal hard threshold for singular values is 4/sqrt(3)", eqs. 3,
-      4 and 11.
+      Gavish & Donoho 2014, "The optimal hard threshold for singular values is 4/sqrt(3)".
     """
     if sum(option is not None for option in (shape, relative, absolute)) != 1:
         raise ValueError(

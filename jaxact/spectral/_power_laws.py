@@ -58,7 +58,7 @@ def alpha_req(
 
     Reference:
       Agrawal et al. 2022, "alpha-ReQ: assessing representation quality in self-supervised learning
-      by measuring eigenspectrum decay", section 3.
+      by measuring eigenspectrum decay".
     """
     s = checked(s, 2)
     last = s.shape[-1] if stop is None else stop

@@ -92,7 +92,7 @@ def product_spectrum(
       [2.079, -207.233]
 
     Reference:
-      Stewart 1997, "On graded QR decompositions of products of matrices", for the form kept;
+      Stewart 1995, "On graded QR decompositions of products of matrices", for the form kept;
       Drmac & Veselic 2008, "New fast and accurate Jacobi SVD algorithm", for its last step.
     """
     chain = _Chain.of(matrices)

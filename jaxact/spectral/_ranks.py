@@ -217,7 +217,7 @@ def renyi_rank(
       [2.0, 2.0, 2.0]
 
     Reference:
-      Renyi 1961, "On measures of entropy and information", eq. 1.21.
+      Renyi 1961, "On measures of entropy and information".
     """
     if not order >= 0:
         raise ValueError(f"order must be at least 0; got {order}")
@@ -265,7 +265,7 @@ def rankme(
 
     Reference:
       Garrido et al. 2023, "RankMe: assessing the downstream performance of pretrained
-      self-supervised representations by their rank", eq. 1.
+      self-supervised representations by their rank".
     """
     if not epsilon >= 0:
         raise ValueError(f"epsilon must be at least 0; got {epsilon}")
