@@ -137,7 +137,11 @@ mish_gate = ruled(_mish_gate, mish_gate_slope)
 
 
 def _mish_value(x: Array) -> Array:
-    return bounded_below(x) * mish_gate(x)
+    """With h = e (1 + e/2), e = exp(x), the gate is h/(1 + h) where x < 0."""
+    e, y = sp.decay(x), bounded_below(x)
+    below = y * (1.0 + 0.5 * e) / (1.0 + (e + 0.5 * e * e))
+    below = sp.times_exp(below, sp.negative_parts(-jnp.abs(x)))
+    return jnp.where(x < 0, below, y * mish_gate(x))
 
 
 def _mish_slope(x: Array) -> Array:
