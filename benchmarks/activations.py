@@ -149,7 +149,8 @@ def main() -> None:
                 if theirs:
                     with_torch.append(took(ours, arguments) / theirs)
                 if i == 0:
-                    ratios.clear(), with_torch.clear()
+                    ratios.clear()
+                    with_torch.clear()
             cells.append("".join(f"{np.median(r):10.2f}" if r else f"{'-':>10s}"
                                  for r in (ratios, with_torch)))  # fmt: skip
         print(f"{name:16s}" + "".join(cells), flush=True)
