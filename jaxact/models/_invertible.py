@@ -225,7 +225,7 @@ class IResNet(nnx.Module):
         def unblock(y, branch):
             def solve(_, like):
                 x, _, steps = fixed_point(lambda x: like - self._branch(branch, x), like)
-                return x, steps
+                return x, steps.astype(jnp.float32)  # jax 0.10 differentiates no integers here
 
             def neumann(matvec, b):
                 return fixed_point(lambda x: b - (matvec(x) - x), b)[0]
@@ -240,7 +240,7 @@ class IResNet(nnx.Module):
             return x, (jnp.max(jnp.abs(residual(x))), steps)
 
         x, (errors, steps) = lax.scan(unblock, y, self._bounded(), reverse=True)
-        return Inverse(x, lax.stop_gradient(jnp.max(errors)), jnp.max(steps))
+        return Inverse(x, lax.stop_gradient(jnp.max(errors)), jnp.max(steps).astype(jnp.int32))
 
     def log_det(
         self,
