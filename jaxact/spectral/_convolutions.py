@@ -39,7 +39,7 @@ def unfolded(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> unfolded(jnp.ones((2, 2, 1, 1))).tolist()
+      >>> unfolded(jnp.ones((2, 2, 1, 1))).round(4).tolist()
       [2.0]
 
     Reference:
