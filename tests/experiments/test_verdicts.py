@@ -144,6 +144,14 @@ class TestMeasures:
         ]
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
+    @pytest.mark.parametrize("shape", [(2, 9, 4), (2, 4, 9)])
+    def test_participation_of_matrices(self, shape):
+        a = 1e3 * jax.random.normal(jax.random.key(0), shape)
+        s = np.linalg.svd(np.asarray(a), compute_uv=False)
+        expected = spectral.participation_ratio(jnp.asarray(s)) / 4
+        np.testing.assert_allclose(networks.participation(a), expected, rtol=1e-5)
+        np.testing.assert_array_equal(networks.participation(jnp.zeros((1, 3, 3))), [0])
+
     def test_flips_are_those_of_all_pairs(self):
         hidden = jax.random.normal(jax.random.key(0), (3, 7, 4))
         view = networks.View(None, None, None, hidden, None, None)
@@ -214,6 +222,34 @@ class TestMeasures:
         y = np.asarray(made.apply(jnp.asarray(x, jnp.float32)))
         assert made.gain == 1
         assert np.sum(w * y**2) / w.sum() == pytest.approx(1, abs=0.01)
+
+
+class TestEffects:
+    TABLE = pd.DataFrame(
+        [
+            {"quantity": "loss", "seed": seed, "step": step, "rate": rate, "value": value}
+            for seed in (0, 1)
+            for step, rate, value in (
+                (0, 0.1, 2.0),
+                (5, 0.1, 1.0 + seed),
+                (0, 0.2, 2.0),
+                (5, 0.2, math.nan),
+            )
+        ]
+    )
+
+    def test_the_best_step_size_is_taken_and_divergence_is_chance(self):
+        best = verdicts.remaining(self.TABLE)
+        np.testing.assert_allclose(best, np.array([1.0, 2.0]) / math.log(10))
+        diverged = verdicts.remaining(self.TABLE, rate=0.2)
+        np.testing.assert_array_equal(diverged, 1.0)
+
+    def test_first_and_last_are_those_of_the_quantity(self):
+        first = verdicts.by_seed(self.TABLE, "loss", step="first", rate="last")
+        np.testing.assert_array_equal(first, 2.0)
+        assert not np.isfinite(verdicts.by_seed(self.TABLE, "loss", step="last")).any()
+        with pytest.raises(KeyError, match="no loss"):
+            verdicts.select(self.TABLE, "loss", rate=7.0)
 
 
 def _noise(batch):
@@ -318,6 +354,8 @@ class TestRun:
             _run(tmp_path / "run", study)
         (result,) = _run(tmp_path / "run", study, resume=True)
         assert calls == [1.0, 2.0, 2.0]
+        manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+        assert manifest["earlier_commits"] == []
         stored = pd.read_parquet(folder / "tables" / "toy.parquet")
         pd.testing.assert_frame_equal(result.table, stored)
 

@@ -60,7 +60,7 @@ def lines(
       theory: by value of ``by`` (and of ``panel``, as a pair, where there are panels) the abscissae
         and ordinates of a thin black line.
       bound: where to draw a dotted horizontal line.
-      names: what values are called.
+      names: what values are called; lines come in its order.
       sharey: whether the panels have one ordinate.
 
     Returns:
@@ -68,7 +68,7 @@ def lines(
     """
     called = names or {}
     of_panels = list(dict.fromkeys(table[panel])) if panel else [None]
-    of_lines = list(dict.fromkeys(table[by]))
+    of_lines = sorted(dict.fromkeys(table[by]), key=lambda value: _place(value, called))
     with style():
         figure, grid = panels(1, len(of_panels), 2.4, sharey=sharey)
         all_axes = list(grid[0])
@@ -87,7 +87,7 @@ def lines(
             if logx:
                 axes.set_xscale("log", base=2)
                 axes.xaxis.set_major_formatter("{x:g}")
-            else:
+            elif (table[x] % 1 == 0).all():
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             if logy:
                 axes.set_yscale("log")
@@ -99,6 +99,11 @@ def lines(
             all_axes[0].plot([], [], color="black", linewidth=0.7, label="theory")
         _legend(figure, all_axes)
     return figure
+
+
+def _place(value: Any, names: Mapping[Any, str]) -> int:
+    keys = list(names)
+    return keys.index(value) if value in keys else len(keys)
 
 
 def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:

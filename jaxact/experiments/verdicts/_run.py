@@ -98,8 +98,7 @@ def run(config: Verdicts, /, *, extra: Sequence[Study] = ()) -> list[Result]:
         "studies": {study.name: study.protocol(config.preset) for study in needed},
     }
     folder = Run.open(config.out, protocol, resume=config.resume)
-    facts = manifest()
-    write_whole(folder.folder / "manifest.json", json.dumps(facts, indent=2).encode())
+    facts = _manifest(folder.folder / "manifest.json")
     tables: dict[str, pd.DataFrame] = {}
     total = sum(len(study.cells(config.preset)) for study in needed)
     with tqdm(total=total, unit="cell") as bar:
@@ -114,6 +113,19 @@ def run(config: Verdicts, /, *, extra: Sequence[Study] = ()) -> list[Result]:
     results = conclude(chosen, tables, preset=config.preset, alpha=config.alpha)
     _write(folder.folder, config, results, facts)
     return results
+
+
+def _manifest(path: pathlib.Path) -> dict[str, Any]:
+    """The manifest, written to its file; of a run that goes on it names the commits before."""
+    facts = manifest()
+    if path.exists():
+        before = json.loads(path.read_text())
+        commits = [*before.get("earlier_commits", []), before["commit"]]
+        facts["earlier_commits"] = [
+            commit for commit in dict.fromkeys(commits) if commit != facts["commit"]
+        ]
+    write_whole(path, json.dumps(facts, indent=2).encode())
+    return facts
 
 
 def choose(config: Verdicts, extra: Sequence[Study] = ()) -> list[Study]:

@@ -101,7 +101,7 @@ STUDY = Study(
         )
         for preset, seeds, rates, depth, width, steps in (
             ("quick", 12, (1e-3, 1e-2, 1e-1), 4, 32, 120),
-            ("default", 16, (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 4, 128, 2000),
+            ("default", 12, (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 4, 128, 1000),
             ("paper", 32, (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 8, 512, 20000),
         )
     },

@@ -150,7 +150,7 @@ STUDY = Study(
         )
         for preset, seeds, depth, width, steps, functions in (
             ("quick", 12, 32, 32, 60, ("relu",)),
-            ("default", 16, 64, 64, 500, ("relu", "tanh", "gelu")),
+            ("default", 12, 64, 64, 200, ("relu", "tanh")),
             ("paper", 32, 256, 256, 5000, ("relu", "tanh", "gelu", "silu")),
         )
     },

@@ -223,7 +223,7 @@ STUDY = Study(
         )
         for preset, seeds, depths, rates, warmups, width, steps, examples in (
             ("quick", 12, (4, 24), (1e-3, 1e-2), (0, 40), 32, 120, 128),
-            ("default", 16, (6, 48), (3e-4, 1e-3, 3e-3, 1e-2), (0, 200), 64, 1000, 256),
+            ("default", 12, (6, 48), (3e-4, 1e-3, 3e-3, 1e-2), (0, 200), 64, 1000, 256),
             (
                 "paper",
                 32,
