@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from jaxact.experiments._plots import panels, style
+from jaxact.experiments._plots import panels, plain_log, style
 
 # Okabe & Ito's colours, told apart by every kind of colour vision; black is kept for theory.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#F0E442")
@@ -87,6 +87,10 @@ def lines(
             if logx:
                 axes.set_xscale("log", base=2)
                 axes.xaxis.set_major_formatter("{x:g}")
+                values = sorted(set(rows[x]))
+                if len(values) <= 6:
+                    axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+                axes.xaxis.set_minor_locator(NullLocator())
             elif (table[x] % 1 == 0).all():
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             if logy:
@@ -96,7 +100,7 @@ def lines(
             axes.set_xlabel(xlabel)
         all_axes[0].set_ylabel(ylabel)
         if theory:
-            all_axes[0].plot([], [], color="black", linewidth=0.7, label="theory")
+            all_axes[-1].plot([], [], color="black", linewidth=0.7, label="theory")
         _legend(figure, all_axes)
     return figure
 
@@ -161,6 +165,7 @@ def scatter(
                     label=names.get(name, name),
                 )
             axes.set_xscale("log")
+            plain_log(axes.xaxis)
             axes.set_title(value)
             axes.set_xlabel(xlabel)
         grid[0, 0].set_ylabel(ylabel)

@@ -74,7 +74,7 @@ def _su_trains_alike(table: pd.DataFrame) -> pd.Series:
 
 
 def _draw(table: pd.DataFrame) -> Figure:
-    x = np.linspace(-5, 3, 801)
+    x = np.linspace(-5, 3, 201)
     names = ("relu", "silu", "su", "gelu", "mish")
     frames = []
     for quantity, of in (("value", lambda f: f), ("slope", lambda f: jax.vmap(jax.grad(f)))):
