@@ -13,10 +13,10 @@ import numpy as np
 from jaxact.experiments.verdicts import _networks as networks
 
 
-def trained(spec: networks.Spec) -> Callable[[], None]:
+def trained(spec: networks.Spec) -> Callable[[], object]:
     """A compiled run of a spec on one seed."""
     trials = networks.Trials(spec)
-    return lambda: trials.run(spec.activations[0], [0], [networks.Arm()]) and None
+    return lambda: trials.run(spec.activations[0], [0], [networks.Arm()])
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from jaxact.training._loop import batch_order
+from jaxact.training._loop import batch_order, update
 
 
 class Followed(NamedTuple):
@@ -101,9 +101,8 @@ def follow(
 
     def step(i, carry):
         params, state, losses = carry
-        value, grads = jax.value_and_grad(loss)(params, x[order[i]], y[order[i]])
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, losses.at[i].set(value)
+        params, state, value = update(loss, optimizer, params, state, x[order[i]], y[order[i]])
+        return params, state, losses.at[i].set(value)
 
     def stretch(carry, ends):
         carry = lax.fori_loop(ends[0], ends[1], step, carry)

@@ -1,7 +1,7 @@
 """The training loop: one compiled scan over the steps."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,20 @@ def batch_order(
     return orders[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
 
 
+def update(
+    loss: Callable[[PyTree[Array], Array, Array], Float[Array, ""]],
+    optimizer: optax.GradientTransformation,
+    params: PyTree[Array],
+    state: Any,
+    x: Array,
+    y: Array,
+) -> tuple[Any, Any, Float[Array, ""]]:
+    """Parameters and the optimizer's state after one batch, and the loss before."""
+    value, grads = jax.value_and_grad(loss)(params, x, y)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, value
+
+
 def fit(
     loss: Callable[[PyTree[Array], Array, Array], Float[Array, ""]],
     params: PyTree[Array],
@@ -83,10 +97,8 @@ def fit(
     order = batch_order(key, len(x), steps=steps, batch_size=batch_size)
 
     def step(carry, index):
-        params, state = carry
-        value, grads = jax.value_and_grad(loss)(params, x[index], y[index])
-        updates, state = optimizer.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), value
+        params, state, value = update(loss, optimizer, *carry, x[index], y[index])
+        return (params, state), value
 
     (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), order)
     return Fit(params, losses)

@@ -91,7 +91,7 @@ def lines(
                 if len(values) <= 6:
                     axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
                 axes.xaxis.set_minor_locator(NullLocator())
-            elif (table[x] % 1 == 0).all():
+            elif np.all(np.asarray(table[x]) % 1 == 0):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             if logy:
                 axes.set_yscale("log")
