@@ -97,7 +97,8 @@ def fit(
     order = batch_order(key, len(x), steps=steps, batch_size=batch_size)
 
     def step(carry, index):
-        params, state, value = update(loss, optimizer, *carry, x[index], y[index])
+        params, state = carry
+        params, state, value = update(loss, optimizer, params, state, x[index], y[index])
         return (params, state), value
 
     (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), order)
