@@ -144,7 +144,7 @@ STUDY = Study(
     "and the mean length of the gradient's paths (Veit et al. 2016) over depth.",
     theory="At initialization pre-norm's stream grows as the root of the depth, so a late block is "
     "a smaller part of it; post-norm's gradient shrinks by a factor at every block on its way "
-    "back (Xiong et al. 2020, theorem 1).",
+    "back (Xiong et al. 2020, section 3.3).",
     predictions=(
         Prediction(
             "shallow: post-norm tests better",
