@@ -5,6 +5,7 @@ float64 where rounding is measured. The report carries the device's name.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -189,8 +190,8 @@ def timings(config: DeviceCheck) -> Iterator[Timing]:
         for name, peer in peers.items():
             ours = activations.get(name)
             yield _timing(config, f"{name}, {dtype}, forward", "jax.nn", ours, peer, x)
-            pull = [lambda x, f=f: jax.vjp(f, x)[1](x)[0] for f in (ours, peer)]
-            yield _timing(config, f"{name}, {dtype}, gradient", "jax.nn", *pull, x)
+            pull = [functools.partial(_pullback, f) for f in (ours, peer)]
+            yield _timing(config, f"{name}, {dtype}, gradient", "jax.nn", pull[0], pull[1], x)
 
     layers = jax.random.normal(jax.random.key(0), (config.depth, 64, 64)) / 8
 
@@ -233,6 +234,10 @@ def timings(config: DeviceCheck) -> Iterator[Timing]:
     images = jax.random.normal(jax.random.key(1), (32, 32, 32, 3))
     scanned, unrolled = step(True), step(False)
     yield _timing(config, "ResNet-20 gradient, scanned", "unrolled", scanned, unrolled, images)
+
+
+def _pullback(f: Callable[..., Any], x: Any) -> Any:
+    return jax.vjp(f, x)[1](x)[0]
 
 
 def _timing(

@@ -243,8 +243,9 @@ def _phase(
 
     logs = _programs.jacobian_logs(seen.jacobian)
     ranks = _programs.log_ranks(logs)
-    means = analysis.Ranks(*(np.mean(np.asarray(r, np.float64), axis=1) for r in ranks))
-    add_ranks(means, depths, object="jacobian")
+    for quantity, values in ranks._asdict().items():
+        means = np.mean(np.asarray(values, np.float64), axis=1)
+        add(means, depths, object="jacobian", quantity=quantity)
     add(
         logs[:1, 0],
         {"seed": seeds[:1], "layer": grid, "index": _from_one(logs)},
