@@ -28,7 +28,7 @@ def unfolded(
     so that its largest value is below the operator's, by a factor of up to the root of the window.
 
     Args:
-      kernel: (*window, inputs per group, outputs).
+      kernel: ``(*window, inputs per group, outputs)``.
       groups: of the convolution; their matrices are the blocks of one block-diagonal matrix.
 
     Returns:
@@ -67,7 +67,7 @@ def circular(
     :math:`\sqrt{t^d}` (polyphase form).
 
     Args:
-      kernel: (*window, inputs per group, outputs); a window larger than the input wraps around.
+      kernel: ``(*window, inputs per group, outputs)``; a window larger than the input wraps around.
       shape: spatial shape of the input, without channels.
       stride: of the convolution, one for all axes or one for each; it must divide ``shape``.
       dilation: of the kernel, likewise.
@@ -130,7 +130,7 @@ def operator(
     """The convolution as the network applies it, with its own stride and zero padding.
 
     Args:
-      kernel: (*window, inputs per group, outputs).
+      kernel: ``(*window, inputs per group, outputs)``.
       shape: spatial shape of the input, without channels.
       stride: of the convolution, one for all axes or one for each.
       dilation: of the kernel, likewise.
@@ -138,7 +138,7 @@ def operator(
       padding: "SAME", "VALID", or a pair (before, after) for each axis.
 
     Returns:
-      A linear function from one input (*shape, inputs) to one output, for `dense_matrix`,
+      A linear function from one input ``(*shape, inputs)`` to one output, for `dense_matrix`,
       `top_singular_values` and the other functions of linear maps.
 
     Raises:
