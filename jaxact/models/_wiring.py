@@ -89,7 +89,8 @@ class Wiring:
         ``make(shape, *, kernel, gain, param_dtype, rngs) -> module`` from kernels to kernels.
       activation: a name or elementwise callable of `jaxact.activations`, or an `nnx.Module` class
         (or partial of one) made as ``make(features, rngs=rngs)`` at each place: a learnable one.
-      gain: weights have variance gain^2 / fan_in; `jaxact.theory.gain` of the activation if None.
+      gain: weights have variance gain^2 / fan_in; if None `jaxact.theory.gain` of the activation,
+        1 / sqrt(E f^2), or 1 / sqrt(Var f) with scaled standardized weights, which pass no mean.
       bias: whether weight layers have biases; if None, where there is no norm.
       zero_init: whether the scale of the norm that ends each branch starts at zero.
       layer_scale: the first scales of ``skip="layerscale"``.
@@ -232,11 +233,17 @@ class Wiring:
         """The gain of weights that follow the activation."""
         if self.gain is not None:
             return self.gain
-        if not self.learnable:
-            return theory.gain(self._function())
+        function = self._function() if not self.learnable else self._first_function()
+        if self.weights == "scaled_standardized":
+            # Weights that sum to zero pass on no mean: what counts is the variance (Brock 2021).
+            return theory.moments(function).variance ** -0.5
+        return theory.gain(function)
+
+    def _first_function(self) -> Activation:
+        """A learnable activation as it is initialized."""
         module = self.make_activation(1, nnx.Rngs(0))
         # Nodes of the quadrature are examples of one channel.
-        return theory.gain(lambda x: module(x.reshape(-1, 1)).reshape(x.shape))
+        return lambda x: module(x.reshape(-1, 1)).reshape(x.shape)
 
     def drop_rates(self, depth: int) -> list[float]:
         """The share of examples dropped, by block."""

@@ -167,6 +167,8 @@ def test_normalizer_free_predicts_the_variance_of_every_block():
     found = np.var(np.asarray(inputs), axis=(1, 2)) / np.var(np.asarray(inputs[0]))
     np.testing.assert_allclose(found, np.square(net.blocks.beta[...]), rtol=0.05)
     np.testing.assert_allclose(net.blocks.beta[...] ** 2, 1 + 0.04 * np.arange(12), rtol=1e-5)
+    gamma = net.blocks.layers[0].weights.gamma[...]
+    np.testing.assert_allclose(gamma, (2 / (1 - 1 / np.pi)) ** 0.5, rtol=1e-6)
 
 
 class TestStochasticDepth:
