@@ -72,7 +72,10 @@ def layers_of(kind, layers, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layers", "least"), [(5, 64), (30, 64), (100, 64), (300, 62), (1000, 60)])
+@pytest.mark.parametrize(
+    ("layers", "least"),
+    [(5, 64), (30, 64), (100, 64), (300, 62), pytest.param(1000, 60, marks=pytest.mark.very_slow)],
+)
 def test_width_64_against_multiprecision(layers, least):
     stack = layers_of("Gaussian", layers, 0)
     exact = exact_64(stack)
@@ -99,6 +102,7 @@ def max_rank(stack):
 
 
 @pytest.mark.slow
+@pytest.mark.very_slow
 def test_refined_survives_a_nearly_singular_layer():
     """Of 1,000 layers one of condition number above 1e7 puts four values off, the worst by 1.6."""
     stack = layers_of("Gaussian", 1000, 1)
