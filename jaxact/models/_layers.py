@@ -49,8 +49,8 @@ class StandardizedWeights(nnx.Module):
 class ScaledStandardizedWeights(nnx.Module):
     r"""Scaled weight standardization, g gamma (W - mean) / sqrt(max(fan_in variance, epsilon)).
 
-    gamma is the activation's gain, in a `Wiring` 1 / sqrt(Var f(Z)): 1.714 for relu. g is learned, one
-    for each output, and starts at one.
+    gamma is the activation's gain, in a `Wiring` 1 / sqrt(Var f(Z)): 1.714 for relu. g is learned,
+    one for each output, and starts at one.
 
     Reference:
       Brock et al. 2021, "Characterizing signal propagation to close the performance gap in
