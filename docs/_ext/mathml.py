@@ -1,5 +1,7 @@
 """Formulas as MathML, which browsers draw by themselves: the built pages fetch nothing."""
 
+import html
+
 import latex2mathml.converter
 from docutils import nodes
 from sphinx.util import logging
@@ -15,12 +17,7 @@ def _mathml(node, display):
         return latex2mathml.converter.convert(source, display=display)
     except Exception as error:
         logger.warning("formula cannot be converted: %s (%r)", source, error, location=node)
-        return f"<code>{_escaped(source)}</code>"
-
-
-def _escaped(text):
-    """Text as HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+        return f"<code>{html.escape(source)}</code>"
 
 
 def visit_inline(self, node):
