@@ -1,4 +1,7 @@
-"""The suite runs strict: no implicit promotion of dtype or rank, and every warning is an error."""
+"""The tests run strict: no implicit promotion of dtype or rank, and every warning is an error.
+
+The examples in docstrings and documentation run as a user's session does: with JAX's defaults.
+"""
 
 import os
 
@@ -8,12 +11,18 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import jax
 import pytest
 
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_numpy_rank_promotion", "raise")
+
+@pytest.fixture(scope="module", autouse=True)
+def strict_promotion():
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
 @pytest.fixture(scope="module")
-def standard_promotion():
+def standard_promotion(strict_promotion):
     """JAX's own promotion of dtypes, for code of others that relies on it (optax's Adam)."""
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     yield
