@@ -6,6 +6,6 @@ import tomllib
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 extras = project["optional-dependencies"]
-for requirement in [*project["dependencies"], *extras["train"], *extras["test"]]:
+for requirement in [*project["dependencies"], *extras["train"], *extras["hub"], *extras["test"]]:
     if match := re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)", requirement):
         print("==".join(match.groups()))

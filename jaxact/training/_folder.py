@@ -1,19 +1,15 @@
-"""A folder of images, read from the disk while the device trains, by grain."""
+"""A folder of images: its files by class, and each of them decoded."""
 
+import operator
 import pathlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, SupportsIndex
 
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, UInt8
 from sklearn.model_selection import train_test_split
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
+from jaxact.training._images import fit_image
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
 
 
 class Files(NamedTuple):
@@ -85,130 +81,32 @@ def image_folder(path: pathlib.Path, /, *, test_share: float = 0.2, seed: int = 
     return ImageFolder(_some(files, np.sort(train)), _some(files, np.sort(test)), classes)
 
 
-class FolderFeed:
-    """Shuffled batches of images that are read from files by threads, ahead of the device.
+class FileSource:
+    """Image files by index, decoded: `grain`'s protocol of a random access source.
 
-    Images are 8-bit RGB, (size, size, 3): the shorter side is scaled to ``size``, the middle is cut
-    out. Every epoch is a fresh permutation; what is left over at its end is not used in it.
-    """
-
-    def __init__(
-        self, files: Files, /, *, size: int, batch_size: int, seed: int = 0, threads: int = 8
-    ):
-        """Makes the feed.
-
-        Args:
-          files: training files.
-          size: pixels a side.
-          batch_size: images a batch, at most as many as there are files.
-          seed: of the order.
-          threads: that read files.
-
-        Raises:
-          ValueError: if a batch is larger than the data.
-          ModuleNotFoundError: if grain or Pillow is not installed.
-        """
-        if not 1 <= batch_size <= len(files.paths):
-            raise ValueError(
-                f"batch_size must be from 1 to the {len(files.paths)} images; got {batch_size}"
-            )
-        import grain
-
-        self.steps_per_epoch = len(files.paths) // batch_size
-        self._shape = (batch_size, size, size, 3)
-        self._batches = (
-            grain.MapDataset.source(_Images(files, size))
-            .seed(seed)
-            .shuffle()
-            .slice(slice(self.steps_per_epoch * batch_size))
-            .repeat()
-            .batch(batch_size)
-        )
-        self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size)
-        self._iterator: Iterator[Any] = iter(())
-        self._next = -1
-
-    def fetch(self, start: int, count: int, size: int, /) -> tuple[Array, Array]:
-        """Stacked batches; see `Feed`."""
-        if start != self._next:
-            ahead = self._batches[start:]
-            self._iterator = iter(ahead.to_iter_dataset(self._options))
-        x = np.zeros((size, *self._shape), np.uint8)
-        y = np.zeros((size, self._shape[0]), np.int32)
-        for i in range(count):
-            x[i], y[i] = next(self._iterator)
-        self._next = start + count
-        return jnp.asarray(x), jnp.asarray(y)
-
-    def take(self, batches: Any, i: Any, /) -> tuple[Array, Array]:
-        """One batch of the stack; see `Feed`."""
-        x, y = batches
-        return x[i], y[i]
-
-
-def folder_batches(
-    files: Files, /, *, size: int, batch_size: int, threads: int = 8
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of images in order, each file once; the last may be smaller.
+    An item is an 8-bit RGB image (size, size, 3) and its label. The image's shorter side is scaled
+    to ``size``, and the middle is cut out.
 
     Args:
       files: image files.
-      size: pixels a side, as in `FolderFeed`.
-      batch_size: images a batch, at least 1.
-      threads: that read files.
-
-    Returns:
-      An iterator of 8-bit images (n, size, size, 3) and labels (n,).
+      size: pixels a side.
     """
-    import grain
 
-    batches = grain.MapDataset.source(_Images(files, size)).batch(batch_size)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size)
-    return iter(batches.to_iter_dataset(options))
-
-
-def standardize(
-    x: UInt8[Array, "n h w 3"],
-    /,
-    *,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    deviation: tuple[float, float, float] = IMAGENET_DEVIATION,
-) -> Float[Array, "n h w 3"]:
-    """8-bit images as float32, (x / 255 - mean) / deviation by channel.
-
-    Args:
-      x: images, uint8.
-      mean: of each channel; ImageNet's by default.
-      deviation: of each channel; ImageNet's by default.
-
-    Returns:
-      float32 images.
-    """
-    scale = np.reciprocal(255 * np.asarray(deviation, np.float32))
-    shift = np.asarray(mean, np.float32) / np.asarray(deviation, np.float32)
-    x = lax.convert_element_type(x, jnp.float32)
-    return x * scale.reshape(1, 1, 1, 3) - shift.reshape(1, 1, 1, 3)
-
-
-class _Images:
-    """Files by index, decoded; grain's random access source."""
-
-    def __init__(self, files: Files, size: int):
+    def __init__(self, files: Files, /, *, size: int):
         self._files = files
         self._size = size
 
     def __len__(self) -> int:
         return len(self._files.paths)
 
-    def __getitem__(self, index: Any) -> tuple[np.ndarray, np.int32]:
-        from PIL import Image, ImageOps
+    def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, np.int32]:
+        """The image and the label at ``index``."""
+        from PIL import Image
 
-        with Image.open(self._files.paths[int(index)]) as image:
+        number = operator.index(index)
+        with Image.open(self._files.paths[number]) as image:
             image.draft("RGB", (self._size, self._size))  # JPEGs decode at a fraction of their size
-            whole = image.convert("RGB")
-        side = (self._size, self._size)
-        fitted = ImageOps.fit(whole, side, method=Image.Resampling.BILINEAR)
-        return np.asarray(fitted), np.int32(self._files.labels[int(index)])
+            return fit_image(image, self._size), np.int32(self._files.labels[number])
 
 
 def _classes(path: pathlib.Path) -> tuple[str, ...]:

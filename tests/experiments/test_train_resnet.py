@@ -132,6 +132,33 @@ def test_a_folder_of_images_in_bfloat16(tmp_path):
     assert summary["test_accuracy"] == 1.0
 
 
+@pytest.mark.slow
+def test_a_dataset_of_hugging_face(tmp_path, monkeypatch):
+    pytest.importorskip("PIL.Image")
+    pytest.importorskip("grain")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    datasets = pytest.importorskip("datasets")
+    labels = [0, 1] * 20
+    pixels = np.random.default_rng(0).integers(0, 80, (40, 9, 7), np.uint8)
+    pixels += 150 * np.array(labels, np.uint8)[:, None, None]
+    features = datasets.Features(
+        image=datasets.Image(), label=datasets.ClassLabel(names=["dark", "light"])
+    )
+    columns = {"image": list(pixels), "label": labels}
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
+    changes = dict(image_size=8, batch_size=8, steps=20, pad=0)
+    summary = train_resnet.run(
+        _with(tmp_path / "run", dataset=f"hf:{tmp_path / 'saved'}", **changes)
+    )
+    assert summary["test_accuracy"] == 1.0
+    with pytest.raises(StudyError, match=r"^dataset: dataset nobody/nothing cannot be l.*"):
+        train_resnet.run(_with(tmp_path / "none", dataset="hf:nobody/nothing"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(StudyError, match=r"^dataset: .*pip install 'jaxact\[hub\]'$"):
+        train_resnet.run(_with(tmp_path / "none", dataset="hf:nobody/nothing"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -63,7 +63,7 @@ def test_bad_folders(tmp_path):
 def test_feed_gives_every_image_once_an_epoch_and_resumes_anywhere(tmp_path):
     _make(tmp_path, ("a", "b"), 5)
     files = training.image_folder(tmp_path, test_share=0.2).train
-    feed = training.FolderFeed(files, size=4, batch_size=3, seed=1, threads=2)
+    feed = training.ImageFeed(training.FileSource(files, size=4), batch_size=3, seed=1, threads=2)
     assert feed.steps_per_epoch == 2
     x, y = feed.fetch(0, 6, 7)
     assert x.shape == (7, 3, 4, 4, 3)
@@ -75,19 +75,21 @@ def test_feed_gives_every_image_once_an_epoch_and_resumes_anywhere(tmp_path):
     expected = (colours.reshape(6, 3) >= 25).astype(int)  # class b has the brighter reds
     np.testing.assert_array_equal(y[:6], expected)
     np.testing.assert_array_equal(feed.fetch(6, 1, 1)[0], feed.fetch(6, 1, 1)[0])
-    other = training.FolderFeed(files, size=4, batch_size=3, seed=1, threads=1)
+    other = training.ImageFeed(training.FileSource(files, size=4), batch_size=3, seed=1, threads=1)
     np.testing.assert_array_equal(other.fetch(3, 2, 2)[0], x[3:5])
     np.testing.assert_array_equal(other.fetch(5, 1, 1)[0], x[5:6])
     taken = jax.jit(feed.take)((x, y), 2)
     np.testing.assert_array_equal(taken[0], x[2])
     with pytest.raises(ValueError, match="batch_size must be from 1 to the 8 images; got 9"):
-        training.FolderFeed(files, size=4, batch_size=9)
+        training.ImageFeed(training.FileSource(files, size=4), batch_size=9)
 
 
 def test_test_images_come_once_in_order(tmp_path):
     _make(tmp_path, ("a", "b"), 5)
     files = training.image_folder(tmp_path, test_share=0.5).test
-    batches = list(training.folder_batches(files, size=4, batch_size=2, threads=2))
+    batches = list(
+        training.image_batches(training.FileSource(files, size=4), batch_size=2, threads=2)
+    )
     assert [len(x) for x, _ in batches] == [2, 2, 1]
     assert np.concatenate([y for _, y in batches]).tolist() == list(files.labels)
 
@@ -99,7 +101,7 @@ def test_shorter_side_is_scaled_and_the_middle_cut(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a" / "wide.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "a" / "gray.png")
     files = training.Files(tuple(sorted((tmp_path / "a").iterdir())), (0, 0))
-    ((x, _),) = training.folder_batches(files, size=8, batch_size=2)
+    ((x, _),) = training.image_batches(training.FileSource(files, size=8), batch_size=2)
     np.testing.assert_array_equal(x[1], pixels[:, 8:16])
     np.testing.assert_array_equal(x[0], np.repeat(pixels[:, 8:16, :1], 3, axis=-1))
 

@@ -99,12 +99,15 @@ class TrainResNet:
     """Share of the examples whose branch is dropped in the last block; less in those before."""
     dataset: str = "digits"
     """digits (shipped with scikit-learn); the path of an .npz file with arrays x and y; of CIFAR-10
-    or CIFAR-100 as published, archive or unpacked folder; or of a folder that holds a folder of
-    images for each class, or train and val folders of such."""
+    or CIFAR-100 as published, archive or unpacked folder; of a folder that holds a folder of images
+    for each class, or train and val folders of such; or hf:NAME[:CONFIGURATION] of a data set of
+    Hugging Face, downloaded once."""
+    label_column: str | None = None
+    """Column of the classes of a Hugging Face data set that has several, such as fine_label."""
     test_share: float = 0.2
     """Share of the examples held out for testing, where the data set is not split already."""
     image_size: int = 224
-    """Pixels a side to which a folder's images are scaled and cut."""
+    """Pixels a side to which images of a folder or of Hugging Face are scaled and cut."""
     steps: int = 1500
     """Updates."""
     batch_size: int = 64

@@ -20,6 +20,8 @@ from jaxact.experiments.train_resnet import _config, _network
 from jaxact.experiments.train_resnet._config import TrainResNet
 from jaxact.io import write_whole
 
+HUB = "hf:"
+
 
 class Data(NamedTuple):
     """A data set as a run takes it.
@@ -117,7 +119,7 @@ def run(config: TrainResNet) -> dict[str, Any]:
 
 
 def load(config: TrainResNet) -> Data:
-    """Finds the data set of a config: in memory, or a folder of images.
+    """Finds the data set of a config: in memory, a folder of images, or Hugging Face's.
 
     Raises:
       StudyError: if there is none, or it is too small.
@@ -125,16 +127,26 @@ def load(config: TrainResNet) -> Data:
     path = pathlib.Path(config.dataset)
     flatten = (lambda x: x.reshape(len(x), -1)) if config.model == "mlp" else None
     try:
+        split: dict[str, Any] = {"test_share": config.test_share, "seed": config.seed}
+        size = config.image_size
+        if config.dataset.startswith(HUB):
+            name = config.dataset.removeprefix(HUB)
+            found = training.hub_dataset(name, size=size, label_column=config.label_column, **split)
+            return _images(config, found.train, found.test, len(found.classes), flatten)
         if path.is_dir() and not training.is_cifar(path):
-            return _folder(config, path, flatten)
-        arrays = training.load(config.dataset, test_share=config.test_share, seed=config.seed)
+            files = training.image_folder(path, **split)
+            train, test = (training.FileSource(f, size=size) for f in (files.train, files.test))
+            return _images(config, train, test, len(files.classes), flatten)
+        arrays = training.load(config.dataset, **split)
         feed = training.ArrayFeed(
             arrays.train_x, arrays.train_y, batch_size=config.batch_size, key=_key(config, 0)
         )
     except ValueError as error:
         raise _config.as_field(error, "dataset") from error
     except ModuleNotFoundError as error:
-        raise StudyError(f"dataset: {error}; install it by pip install 'jaxact[train]'") from error
+        extra = "hub" if error.name == "datasets" else "train"
+        install = f"install it by pip install 'jaxact[{extra}]'"
+        raise StudyError(f"dataset: {error}; {install}") from error
     _enough(config, len(arrays.train_x))
     x, y = jnp.asarray(arrays.test_x), jnp.asarray(arrays.test_y)
 
@@ -150,35 +162,33 @@ def load(config: TrainResNet) -> Data:
     return Data(arrays.train_x.shape[1:], arrays.num_classes, feed, sample, score, flatten)
 
 
-def _folder(config: TrainResNet, path: pathlib.Path, flatten: Any) -> Data:
-    files = training.image_folder(path, test_share=config.test_share, seed=config.seed)
-    size = config.image_size
-    feed = training.FolderFeed(
-        files.train, size=size, batch_size=config.batch_size, seed=config.seed
-    )
-    _enough(config, len(files.train.paths))
+def _images(
+    config: TrainResNet,
+    train: training.ImageSource,
+    test: training.ImageSource,
+    classes: int,
+    flatten: Any,
+) -> Data:
+    """Images that are decoded while the device trains."""
+    feed = training.ImageFeed(train, batch_size=config.batch_size, seed=config.seed)
+    _enough(config, len(train))
 
     def prepare(x: jax.Array) -> jax.Array:
         return _prepared(flatten, training.standardize(x))
 
     def sample(n: int) -> jax.Array:
-        some = np.linspace(0, len(files.train.paths) - 1, n).astype(int)  # of all classes
-        chosen = training.Files(
-            tuple(files.train.paths[i] for i in some), tuple(files.train.labels[i] for i in some)
-        )
-        ((x, _),) = training.folder_batches(chosen, size=size, batch_size=n)
-        return prepare(jnp.asarray(x))
+        some = np.linspace(0, len(train) - 1, n).astype(int)  # of all classes
+        return prepare(jnp.asarray(np.stack([train[i][0] for i in some])))
 
     def score(recipe: training.Recipe) -> Callable[[Any, Any], training.Score]:
         def scored(params: Any, stats: Any) -> training.Score:
-            batches = training.folder_batches(
-                files.test, size=size, batch_size=config.eval_batch_size
-            )
+            batches = training.image_batches(test, batch_size=config.eval_batch_size)
             return training.evaluate_batches(recipe, params, stats, batches)
 
         return scored
 
-    return Data((size, size, 3), len(files.classes), feed, sample, score, prepare)
+    size = config.image_size
+    return Data((size, size, 3), classes, feed, sample, score, prepare)
 
 
 def make_recipe(config: TrainResNet, network: training.Functional, data: Data) -> training.Recipe:
