@@ -195,12 +195,11 @@ class DenseNet(_Concatenating):
         rngs: nnx.Rngs,
     ):
         sizes = {"in_channels": in_channels, "num_classes": num_classes, "growth": growth}
-        for name, size in {**sizes, "bottleneck": bottleneck, "depths": min(depths)}.items():
-            at_least_one(name, size)
+        sizes |= {"bottleneck": bottleneck, "depths": min(depths)}
         one_of("stem", stem, ("imagenet", "cifar"))
         if not 0 < compression <= 1:
             raise ValueError(f"compression must be above 0 and at most 1; got {compression}")
-        wiring = Wiring(norm=norm, activation=activation, gain=gain, param_dtype=param_dtype)
+        wiring = _wired(sizes, norm, activation, gain, param_dtype)
         channels = 2 * growth if stem_width is None else stem_width
         start = _stem(in_channels, channels, stem, 7, wiring, rngs)
         layers: dict[str, nnx.Module] = {}
@@ -282,15 +281,14 @@ class DualPathNet(_Concatenating):
             )
         sizes = {"in_channels": in_channels, "num_classes": num_classes, "stem_width": stem_width}
         sizes |= {"depths": min(depths), "widths": min(widths), "appended": min(appended)}
-        for name, size in {**sizes, "groups": groups}.items():
-            at_least_one(name, size)
+        at_least_one("groups", groups)
         if inner < 1 or inner % groups:
             raise ValueError(f"inner must be a multiple of groups={groups}; got {inner}")
         if stem_size < 1 or stem_size % 2 == 0:
             raise ValueError(f"stem_size must be odd; got {stem_size}")
         if norm == "batch":
             norm = functools.partial(BatchNorm, epsilon=1e-3, param_dtype=param_dtype)
-        wiring = Wiring(norm=norm, activation=activation, gain=gain, param_dtype=param_dtype)
+        wiring = _wired(sizes, norm, activation, gain, param_dtype)
         start = _stem(in_channels, stem_width, "imagenet", stem_size, wiring, rngs)
         layers: dict[str, nnx.Module] = {}
         channels = stem_width
@@ -311,6 +309,19 @@ class DualPathNet(_Concatenating):
                 channels = width + 3 * more if first else channels + more
         head = _Head(channels, num_classes, wiring, rngs=rngs)
         super().__init__(start, layers, head, dtype)
+
+
+def _wired(
+    sizes: dict[str, int],
+    norm: str | Norm,
+    activation: str | Activation,
+    gain: float | Array | None,
+    param_dtype: DTypeLike,
+) -> Wiring:
+    """The choices that both networks have, after a look at their sizes."""
+    for name, size in sizes.items():
+        at_least_one(name, size)
+    return Wiring(norm=norm, activation=activation, gain=gain, param_dtype=param_dtype)
 
 
 def _stem(

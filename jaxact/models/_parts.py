@@ -15,6 +15,9 @@ from jaxact.models._wiring import Wiring
 class Stem(nnx.Module):
     """Layers before the blocks, each but the last followed by norm and activation.
 
+    A monotone activation comes after the maximum that ends the stem: a(max x) = max a(x), of a
+    quarter as many values, and nothing large lies between norm and maximum in the backward pass.
+
     Args:
       layers: the layers.
       wiring: the network's choices.
@@ -51,16 +54,20 @@ class Stem(nnx.Module):
         self.norms = nnx.List([wiring.make_norm(width, rngs) for width in widths * normed])
         self.activations = nnx.List([wiring.make_activation(width, rngs) for width in widths])
         self.pool = pool
+        self.pool_first = pool and finish and wiring.monotone
         self.dual = wiring.norm_placement == "residual_dual"
 
     def __call__(self, x: Float[Array, "n *space i"]) -> PyTree[Float[Array, "n *space2 c"]]:
+        last = len(self.layers) - 1
         for number, layer in enumerate(self.layers):
             x = layer(x)
             if number < len(self.norms):
                 x = self.norms[number](x)
+            if number == last and self.pool_first:
+                x = max_pool(x)
             if number < len(self.activations):
                 x = self.activations[number](x)
-        if self.pool:
+        if self.pool and not self.pool_first:
             x = max_pool(x)
         return (x, x) if self.dual else x
 

@@ -185,6 +185,11 @@ class Wiring:
             function = function.func
         return inspect.isclass(function) and issubclass(function, nnx.Module)
 
+    @property
+    def monotone(self) -> bool:
+        """Whether the activation is known never to decrease."""
+        return isinstance(self.activation, str) and activations.info(self.activation).monotone
+
     def make_activation(self, features: int, rngs: nnx.Rngs) -> Activation:
         """The activation of one place."""
         if not self.learnable:

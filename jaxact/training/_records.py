@@ -161,7 +161,9 @@ def _load(name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"dataset {name} cannot be loaded: {reason}") from error
-    return {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
+    if isinstance(found, datasets.Dataset):
+        return {"train": found}
+    return {str(split): rows for split, rows in found.items()}
 
 
 def _opened(image: Any, number: int) -> Any:

@@ -205,3 +205,23 @@ def test_refusals(options, message):
         base = {}
     with pytest.raises(ValueError, match=message):
         models.ResNetConfig(**{**base, **options})
+
+
+def test_a_monotone_activation_changes_places_with_the_maximum():
+    """Named, its monotony is known; as a function of the caller's it is not."""
+    small = dict(depths=(1,), widths=(4,), strides=(1,), block="basic", num_classes=3)
+    x = jax.random.normal(jax.random.key(0), (2, 18, 18, 3))
+
+    def value(activation):
+        net = models.ResNet(**small, activation=activation, gain=1.0, rngs=nnx.Rngs(0))
+        structure, params, stats = nnx.split(net, nnx.Param, ...)
+
+        def loss(params):
+            logits = models.apply(nnx.merge(structure, params, stats), x, train=True).logits
+            return jnp.sum(jnp.square(logits))
+
+        return net.stem.pool_first, jax.value_and_grad(loss)(params)
+
+    (named, ours), (called, plain) = value("relu"), value(lambda x: jax.nn.relu(x))
+    assert (named, called) == (True, False)
+    chex.assert_trees_all_close(ours, plain, rtol=1e-5, atol=1e-5)
