@@ -39,6 +39,8 @@ from jaxact.training._loop import accuracy as accuracy
 from jaxact.training._loop import batch_order as batch_order
 from jaxact.training._loop import cross_entropy as cross_entropy
 from jaxact.training._loop import fit as fit
+from jaxact.training._mesh import local as local
+from jaxact.training._mesh import place as place
 from jaxact.training._optimizer import OPTIMIZERS as OPTIMIZERS
 from jaxact.training._optimizer import SCHEDULES as SCHEDULES
 from jaxact.training._optimizer import decay_mask as decay_mask

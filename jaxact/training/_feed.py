@@ -14,9 +14,12 @@ class Feed(Protocol):
 
     Attributes:
       steps_per_epoch: batches in one pass over the data.
+      split: on a mesh of devices, the axis of what `fetch` gives along which examples lie, so that
+        each process fetches its share of every batch; None if every process fetches all of it.
     """
 
     steps_per_epoch: int
+    split: int | None
 
     def fetch(self, start: int, count: int, size: int, /) -> Any:
         """The batches of the steps from ``start``, ``count`` of them, as a pytree of arrays.
@@ -43,6 +46,8 @@ class ArrayFeed:
       >>> x.shape, bool(jnp.all(x == y))
       ((4,), True)
     """
+
+    split: int | None = None
 
     def __init__(
         self,

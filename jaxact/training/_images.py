@@ -29,36 +29,58 @@ class ImageFeed:
     Every epoch is a fresh permutation; what is left over at its end is not used in it.
     """
 
-    def __init__(self, source: ImageSource, /, *, batch_size: int, seed: int = 0, threads: int = 8):
+    split: int | None = 1
+
+    def __init__(
+        self,
+        source: ImageSource,
+        /,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        share: tuple[int, int] = (0, 1),
+        threads: int = 8,
+    ):
         """Makes the feed.
 
         Args:
           source: training images, such as a `FileSource` or a `RecordSource`.
           batch_size: images a batch, at most as many as there are.
           seed: of the order.
+          share: ``(index, count)``: of every batch, the process with that index among ``count``
+            reads its part alone.
           threads: that read images.
 
         Raises:
-          ValueError: if a batch is larger than the data.
+          ValueError: if a batch is larger than the data, or ``count`` does not divide it.
           ModuleNotFoundError: if grain or Pillow is not installed.
         """
         if not 1 <= batch_size <= len(source):
             raise ValueError(
                 f"batch_size must be from 1 to the {len(source)} images; got {batch_size}"
             )
+        index, count = share
+        if not 0 <= index < count:
+            raise ValueError(f"share must be (index, count) with 0 <= index < count; got {share}")
+        if batch_size % count:
+            raise ValueError(
+                f"batch_size must be a multiple of the {count} processes; got {batch_size}"
+            )
         import grain
 
         self.steps_per_epoch = len(source) // batch_size
-        self._shape = (batch_size, *source[0][0].shape)
+        own = batch_size // count
+        self._shape = (own, *source[0][0].shape)
         self._batches = (
             grain.MapDataset.source(source)
             .seed(seed)
             .shuffle()
             .slice(slice(self.steps_per_epoch * batch_size))
             .repeat()
-            .batch(batch_size)
+            .slice(slice(index, None, count))
+            .batch(own)
         )
-        self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size)
+        self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * own)
         self._iterator: Iterator[Any] = iter(())
         self._next = -1
 

@@ -1,5 +1,6 @@
 """A training run: compiled chunks of steps, and what is done between them."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from tqdm import tqdm
 
+from jaxact.training import _mesh
 from jaxact.training._feed import Feed
 from jaxact.training._log import Row
-from jaxact.training._step import Metrics, Recipe, State, step
+from jaxact.training._step import Apply, Metrics, Recipe, State, step
 
 
 class Observer(NamedTuple):
@@ -43,6 +45,7 @@ def train(
     checkpoint_every: int | None = None,
     chunk: int = 50,
     mesh: Mesh | None = None,
+    shard_state: bool = False,
     progress: bool = False,
 ) -> State:
     """Trains until a number of steps is done, counted from the beginning of the run.
@@ -66,26 +69,38 @@ def train(
         rows up to it.
       checkpoint_every: a multiple of ``log_every``, so that no row spans a checkpoint.
       chunk: the most steps in one compiled call; 1 compiles the step without a loop.
-      mesh: devices over which each batch is split along the first axis; the state is replicated.
-        Batch statistics are then those of the whole batch. None for one device.
+      mesh: devices over which each batch is split along the first axis, which may belong to several
+        processes that all make this call. Batch statistics are those of the whole batch. None for
+        one device.
+      shard_state: whether the state is split over the mesh as `place` says, instead of replicated:
+        each step gathers the parameters, in the recipe's ``compute_dtype``, and spreads the
+        gradient. The numbers are the same to rounding.
       progress: whether to show a progress bar.
 
     Returns:
       The state after the last step.
 
     Raises:
-      ValueError: if an interval does not serve.
+      ValueError: if an interval does not serve, or ``shard_state`` is asked for without a mesh.
       FloatingPointError: if the loss is not finite; the row that shows it is logged first.
     """
     _check(steps, log_every, chunk, observers, checkpoint, checkpoint_every)
+    if shard_state and mesh is None:
+        raise ValueError("mesh must be given with shard_state=True; got None")
     done = int(state.step)
-    advance = _advance(recipe, feed, chunk, mesh)
     if mesh is not None:
-        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        state = _mesh.place(state, mesh, shard_state=shard_state)
+    advance = _advance(recipe, feed, chunk, mesh, state)
+    spread = (lambda batches: batches) if mesh is None else _mesh.Spreader(mesh, feed.split)
     emit = log or (lambda row: None)
+
+    def observe(due: Sequence[Observer]) -> None:
+        seen = _mesh.local(state) if due else state
+        for observer in due:
+            emit({"step": done, **observer.measure(seen)})
+
     if done == 0:
-        for observer in observers:
-            emit({"step": 0, **observer.measure(state)})
+        observe(observers)
     if done >= steps:
         return state
     saved_every = checkpoint_every or steps
@@ -97,14 +112,14 @@ def train(
 
     window: list[dict[str, np.ndarray]] = []
     count = upcoming(done)
-    batches = feed.fetch(done, count, chunk)
+    batches = spread(feed.fetch(done, count, chunk))
     with tqdm(total=steps, initial=done, unit="step", disable=not progress) as bar:
         while done < steps:
             state, metrics = advance(state, batches, np.int32(count))
             done += count
             following = upcoming(done) if done < steps else 0
             # the host prepares the next batches while the device computes
-            batches = feed.fetch(done, following, chunk) if following else None
+            batches = spread(feed.fetch(done, following, chunk)) if following else None
             window.append({k: np.asarray(v)[:count] for k, v in metrics._asdict().items()})
             bar.update(count)
             if done % log_every == 0 or done == steps:
@@ -116,9 +131,7 @@ def train(
                     raise FloatingPointError(
                         f"the loss is {row['loss']} in the {log_every} steps up to {done}"
                     )
-            for observer in observers:
-                if done % observer.every == 0 or done == steps:
-                    emit({"step": done, **observer.measure(state)})
+            observe([o for o in observers if done % o.every == 0 or done == steps])
             if checkpoint is not None and (done % saved_every == 0 or done == steps):
                 checkpoint(state)
             count = following
@@ -126,11 +139,14 @@ def train(
 
 
 def _advance(
-    recipe: Recipe, feed: Feed, chunk: int, mesh: Mesh | None
+    recipe: Recipe, feed: Feed, chunk: int, mesh: Mesh | None, placed: State
 ) -> Callable[..., tuple[State, Metrics]]:
     """Compiles ``(state, batches, count) -> (state, metrics)``; the state is donated."""
-    split = None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    split = out = None
+    if mesh is not None:
+        split, whole = _mesh.along(mesh, 0), _mesh.along(mesh, None)
+        out = (jax.tree.map(lambda leaf: leaf.sharding, placed), whole)
+        recipe = dataclasses.replace(recipe, apply=_gathered(recipe.apply, whole))
 
     def advance(state: State, batches: Any, count: Any) -> tuple[State, Metrics]:
         def one(state, i):
@@ -152,7 +168,21 @@ def _advance(
         rows = jax.tree.map(lambda m: jnp.zeros((chunk, *m.shape), m.dtype), like)
         return lax.fori_loop(0, count, body, (state, rows))
 
-    return jax.jit(advance, donate_argnums=0, out_shardings=whole)
+    return jax.jit(advance, donate_argnums=0, out_shardings=out)
+
+
+def _gathered(apply: Apply, whole: Any) -> Apply:
+    """The network, its parameters replicated before they are used.
+
+    Left to itself, the compiler would split the network's arithmetic as the parameters are split,
+    and communicate in every layer.
+    """
+
+    def gathered(params, stats, x, /, *, train, key):
+        params, stats = lax.with_sharding_constraint((params, stats), whole)
+        return apply(params, stats, x, train=train, key=key)
+
+    return gathered
 
 
 def _row(done: int, window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A TPU v5e that is not here: libtpu's compiler compiles for it, and nothing is run on it."""
+"""TPUs that are not here: libtpu's compiler compiles for them, and nothing is run on one."""
 
 import math
 import os
@@ -23,6 +23,16 @@ def tpu_devices() -> list[jax.Device]:
     from jax.experimental import topologies
 
     return list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)
+
+
+@pytest.fixture(scope="session")
+def v6e_chip() -> SingleDeviceSharding:
+    """A chip of a v6e 2x2, to compile for."""
+    pytest.importorskip("libtpu", reason="libtpu compiles for a TPU (the extra tpu-aot)")
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v6e:2x2")
+    return SingleDeviceSharding(topology.devices[0])
 
 
 @pytest.fixture(scope="session")

@@ -78,10 +78,20 @@ def test_feed_gives_every_image_once_an_epoch_and_resumes_anywhere(tmp_path):
     other = training.ImageFeed(training.FileSource(files, size=4), batch_size=3, seed=1, threads=1)
     np.testing.assert_array_equal(other.fetch(3, 2, 2)[0], x[3:5])
     np.testing.assert_array_equal(other.fetch(5, 1, 1)[0], x[5:6])
+    source = training.FileSource(files, size=4)
+    whole, *halves = (
+        training.ImageFeed(source, batch_size=4, seed=1, share=share).fetch(0, 3, 3)[0]
+        for share in ((0, 1), (0, 2), (1, 2))
+    )
+    np.testing.assert_array_equal(np.stack(halves, axis=2).reshape(whole.shape), whole)
     taken = jax.jit(feed.take)((x, y), 2)
     np.testing.assert_array_equal(taken[0], x[2])
     with pytest.raises(ValueError, match="batch_size must be from 1 to the 8 images; got 9"):
-        training.ImageFeed(training.FileSource(files, size=4), batch_size=9)
+        training.ImageFeed(source, batch_size=9)
+    with pytest.raises(ValueError, match="multiple of the 2 processes; got 3"):
+        training.ImageFeed(source, batch_size=3, share=(0, 2))
+    with pytest.raises(ValueError, match=r"share must be .* got \(2, 2\)"):
+        training.ImageFeed(source, batch_size=4, share=(2, 2))
 
 
 def test_test_images_come_once_in_order(tmp_path):

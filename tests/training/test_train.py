@@ -160,28 +160,48 @@ def apply(params, stats, x, /, *, train, key):
 
 recipe = training.Recipe(apply, optax.adam(1e-2))
 ends, rows = [], []
-for mesh in (None, Mesh(np.array(jax.devices()), ("data",))):
+four = Mesh(np.array(jax.devices()), ("data",))
+for mesh, shard in ((None, False), (four, False), (four, True)):
     state = training.init(recipe, params, jnp.zeros(8), key=jax.random.key(0))
     feed = training.ArrayFeed(x, y, batch_size=16, key=jax.random.key(1))
     found = []
     ends.append(training.train(
-        recipe, state, feed, steps=12, log=found.append, log_every=4, mesh=mesh))
+        recipe, state, feed, steps=12, log=found.append, log_every=4, mesh=mesh,
+        shard_state=shard))
     rows.append(found)
 assert ends[1].params["a"].sharding.is_fully_replicated
 assert len(ends[1].params["a"].sharding.device_set) == 4
+assert ends[2].params["a"].addressable_shards[0].data.shape == (4, 2)
+assert ends[2].opt_state[0].mu["b"].addressable_shards[0].data.shape == (2, 3)
 chex.assert_trees_all_close(*(jax.device_get((e.params, e.stats)) for e in ends), rtol=1e-4,
                             atol=1e-6)
 chex.assert_trees_all_close(*rows, rtol=1e-4)
+
+# a checkpoint of four devices' shares goes on, to the bit, on two, on one, and replicated
+import pathlib, sys
+two = Mesh(np.array(jax.devices()[:2]).reshape(2, 1), ("data", "model"))
+with training.Checkpoints(pathlib.Path(sys.argv[1])) as checkpoints:
+    checkpoints.save(ends[2])
+    checkpoints.wait()
+    start = training.init(recipe, params, jnp.zeros(8), key=jax.random.key(0))
+    for like in (start, training.place(start, two, shard_state=True), training.place(start, four)):
+        found = checkpoints.restore(like)
+        assert found.params["a"].sharding == like.params["a"].sharding
+        chex.assert_trees_all_equal(
+            *(jax.device_get(s._replace(key=jax.random.key_data(s.key))) for s in (found, ends[2]))
+        )
 """
 
 
 @pytest.mark.slow
-def test_a_batch_split_over_devices_gives_the_same():
+def test_a_batch_and_a_state_split_over_devices_give_the_same(tmp_path):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
     }
-    subprocess.run([sys.executable, "-c", PARALLEL], env=environment, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", PARALLEL, tmp_path], env=environment, check=True, timeout=240
+    )
 
 
 def test_array_feed_goes_through_all_examples_each_epoch(data):

@@ -160,7 +160,13 @@ class TrainResNet:
     chunk: int = 50
     """Largest number of steps in one compiled call; 1 for no loop around the step."""
     devices: int = 1
-    """Devices over which each batch is split; must divide batch_size."""
+    """Devices over which each batch is split, with --distributed those of all processes; must
+    divide batch_size."""
+    shard_state: bool = False
+    """Split parameters and optimizer state over the devices too, instead of keeping all on each."""
+    distributed: bool = False
+    """Join the processes of a cluster by jax.distributed first; all run the same command, and see
+    the same --out. Several hosts of a TPU pod find each other."""
     tensorboard: bool = False
     """Write event files for TensorBoard as well; needs pip install 'jaxact[train]'."""
     progress: bool = True
@@ -172,7 +178,10 @@ class TrainResNet:
     interrupted."""
 
 
-_NOT_OUTCOME = ("preset", "out", "resume", "progress", "tensorboard", "keep", "checkpoint_every")
+_NOT_OUTCOME = (
+    *("preset", "out", "resume", "progress", "tensorboard", "keep", "checkpoint_every"),
+    *("devices", "shard_state", "distributed"),
+)
 
 
 def outcome_fields(config: TrainResNet) -> dict[str, Any]:
@@ -209,6 +218,12 @@ def validate(config: TrainResNet) -> None:
         raise StudyError(
             f"devices: must be from 1 to the {jax.device_count()} there are; got {config.devices}"
         )
+    if jax.process_count() > 1 and config.devices < jax.device_count():
+        raise StudyError(
+            f"devices: must be the {jax.device_count()} of all processes; got {config.devices}"
+        )
+    if config.shard_state and config.devices == 1:
+        raise StudyError("shard_state: must be off with one device; got --devices 1")
     if config.batch_size % config.devices:
         raise StudyError(
             f"devices: must divide batch_size, {config.batch_size}; got {config.devices}"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxact import models, training
 from jaxact.experiments import _cli
@@ -64,27 +65,34 @@ def run(config: TrainResNet) -> dict[str, Any]:
     data = load(config)
     network = training.functional(_network.build(config, data.shape, data.classes))
     recipe = make_recipe(config, network, data)
-    folder = _open(config)
+    writes = jax.process_index() == 0
+    folder = _open(config) if writes else config.out
+    _together("open")
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             training.Checkpoints(folder / "checkpoints", keep=config.keep)
         )
+        mesh = _mesh(config)
         state = training.init(recipe, network.params, network.stats, key=_key(config, 1))
+        if mesh is not None:
+            state = training.place(state, mesh, shard_state=config.shard_state)
         latest = checkpoints.latest()
         if latest is not None:
             try:
                 state = checkpoints.restore(state)
             except ValueError as error:
                 raise StudyError(f"out: {error}") from error
-        lines = stack.enter_context(training.JsonLines(folder / "metrics.jsonl", after=latest))
-        sinks: list[Callable[[training.Row], None]] = [lines]
-        if config.tensorboard:
-            sinks.append(
-                stack.enter_context(training.TensorBoard(folder / "tensorboard", after=latest))
-            )
+        sinks: list[Callable[[training.Row], None]] = []
+        if writes:
+            lines = training.JsonLines(folder / "metrics.jsonl", after=latest)
+            sinks.append(stack.enter_context(lines))
+        if writes and config.tensorboard:
+            board = training.TensorBoard(folder / "tensorboard", after=latest)
+            sinks.append(stack.enter_context(board))
 
         def checkpoint(state: training.State) -> None:
-            lines.sync()
+            if writes:
+                lines.sync()
             checkpoints.save(state)
 
         observers = [training.Observer(config.eval_every, training.by_average(data.score(recipe)))]
@@ -102,10 +110,15 @@ def run(config: TrainResNet) -> dict[str, Any]:
             checkpoint=checkpoint,
             checkpoint_every=config.checkpoint_every,
             chunk=config.chunk,
-            mesh=_mesh(config),
-            progress=config.progress,
+            mesh=mesh,
+            shard_state=config.shard_state,
+            progress=config.progress and writes,
         )
-    models.save(folder / "network.safetensors", network.merge(state.params, state.stats))
+        params, stats = training.local((state.params, state.stats))
+    if not writes:
+        _together("written")
+        return json.loads((folder / "summary.json").read_text())
+    models.save(folder / "network.safetensors", network.merge(params, stats))
     rows = training.read_log(folder / "metrics.jsonl")
     tests = [row for row in rows if "test_accuracy" in row]
     summary = {
@@ -115,6 +128,7 @@ def run(config: TrainResNet) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
     }
     write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode())
+    _together("written")
     return summary
 
 
@@ -170,7 +184,8 @@ def _images(
     flatten: Any,
 ) -> Data:
     """Images that are decoded while the device trains."""
-    feed = training.ImageFeed(train, batch_size=config.batch_size, seed=config.seed)
+    share = (jax.process_index(), jax.process_count())
+    feed = training.ImageFeed(train, batch_size=config.batch_size, seed=config.seed, share=share)
     _enough(config, len(train))
 
     def prepare(x: jax.Array) -> jax.Array:
@@ -235,6 +250,8 @@ def main() -> int:
 
     def study() -> None:
         nonlocal code
+        if config.distributed:
+            jax.distributed.initialize()
         try:
             summary = run(config)
         except FloatingPointError as error:
@@ -252,6 +269,12 @@ def main() -> int:
 
 def _key(config: TrainResNet, number: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), number)
+
+
+def _together(where: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
 
 
 def _mesh(config: TrainResNet) -> jax.sharding.Mesh | None:
