@@ -11,6 +11,8 @@ import optax
 import pytest
 from flax import nnx
 from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxact import models, training
 from jaxact.training import _mesh, _train
@@ -122,3 +124,62 @@ def test_split_state_is_gathered_in_half_precision_and_takes_a_quarter(step_on_f
     assert not any("= f32[8,256,256]" in line for line in gathered)
     sizes = [p.memory_analysis().argument_size_in_bytes for p in (whole, split)]
     assert sizes[1] < 0.35 * sizes[0]
+
+
+def _products(size, stride, pixels):
+    """Along an axis, pairs of a kernel's row and an image's row that meet, padding aside."""
+    rows = range(0, pixels, stride)
+    return sum(0 <= row + i - size // 2 < pixels for row in rows for i in range(size))
+
+
+def test_a_training_step_costs_its_convolutions_and_one_all_reduce(tpu_mesh):
+    """A stem and a bottleneck over four chips: flops counted by hand, gradients reduced at once.
+
+    What is not a convolution (norms, additions, the optimizer) adds some 60 flops an element of a
+    map, which is little beside 512 channels.
+    """
+    images, pixels, classes = 8, 64, 10
+    # kernel, stride, pixels a side of the input, channels in and out
+    convolutions = [(7, 2, 64, 3, 64), (1, 1, 16, 64, 512), (3, 1, 16, 512, 512)]
+    convolutions += [(1, 1, 16, 512, 2048), (1, 1, 16, 64, 2048)]
+    each = [2 * _products(*kernel) ** 2 * i * o for *kernel, i, o in convolutions]
+    # forward, and gradients of kernel and input; that of the images is not asked for
+    by_hand = images * (3 * (sum(each) + 2 * 2048 * classes) - each[0])
+
+    net = jax.eval_shape(
+        lambda: models.ResNet(
+            depths=(1,),
+            widths=(512,),
+            strides=(1,),
+            stem_width=64,
+            num_classes=classes,
+            dtype=jnp.bfloat16,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    structure, params, stats = nnx.split(net, nnx.Param, ...)
+    optimizer = optax.sgd(0.1, momentum=0.9)
+
+    def step(params, stats, state, x, y):
+        def loss(params):
+            out = models.apply(nnx.merge(structure, params, stats), x, train=True)
+            logits = out.logits.astype(jnp.float32)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            return jnp.mean(losses), out.stats
+
+        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        value, stats, gradient = lax.pmean((value, stats, gradient), "data")
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), stats, state, value
+
+    mesh = tpu_mesh(data=4)
+    specs = (P(), P(), P(), P("data"), P("data"))
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
+    x = jax.ShapeDtypeStruct((4 * images, pixels, pixels, 3), jnp.bfloat16)
+    y = jax.ShapeDtypeStruct((4 * images,), jnp.int32)
+    state = jax.eval_shape(optimizer.init, params)
+    compiled = jax.jit(sharded, in_shardings=shardings).lower(params, stats, state, x, y).compile()
+    assert compiled.cost_analysis()["flops"] == pytest.approx(by_hand, rel=0.02)
+    assert set(kinds(compiled)) == {"all-reduce"}
+    assert kinds(compiled)["all-reduce"] <= 3
