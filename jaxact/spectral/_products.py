@@ -105,10 +105,10 @@ def product_spectrum(
         raise ValueError(f"top must be from 1 to the smallest dimension {narrow}; got {top}")
     if sweeps < 1:
         raise ValueError(f"sweeps must be at least 1; got {sweeps}")
-    if refined and (top is not None or jnp.iscomplexobj(chain.parts[0])):
-        raise ValueError("refined needs real matrices and top=None")
     rounding = 4 * max(chain.widths) ** 0.5 * float(jnp.finfo(chain.dtype).eps)
     share = rounding if tolerance is None else tolerance
+    if refined and (top is not None or jnp.iscomplexobj(chain.parts[0])):
+        raise ValueError("refined needs real matrices and top=None")
     if not 0 <= share < 1:
         raise ValueError(f"tolerance must be at least 0 and less than 1; got {tolerance}")
     act = functools.partial(_act, tolerance=share, refined=refined)
@@ -220,13 +220,15 @@ def _act(
     """The product with a chain acting after it; and all between: by run, by member, stacked."""
 
     def one(carry, w):
-        product, q_low = carry
+        product, x = carry
         if refined and w.shape[0] >= product.q.shape[1]:
-            return refined_step(product, q_low, w, tolerance)
-        q = product.q + q_low if refined else product.q
+            return refined_step(product, x, w, tolerance)
+        q = product.q
+        if refined:
+            q = q + jnp.matmul(q, x, precision="highest")
         aq = jnp.matmul(w, q, precision="highest")
         product = graded_step(product, aq, tolerance=tolerance)
-        return product, jnp.zeros_like(product.q) if refined else None
+        return product, jnp.zeros_like(product.u) if refined else None
 
     def step(carry, ws):
         kept = []
@@ -235,7 +237,7 @@ def _act(
             kept.append(carry[0])
         return carry, kept
 
-    carry, between = (product, jnp.zeros_like(product.q) if refined else None), []
+    carry, between = (product, jnp.zeros_like(product.u) if refined else None), []
     for run in chain.runs():
         # Where a run narrows the product it does so in its first round, which is not scanned.
         narrows = min(stack.shape[1] for stack in run) < carry[0].q.shape[1]
