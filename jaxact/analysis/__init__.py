@@ -6,6 +6,8 @@ measurements take chains and arrays and give arrays with a layer axis. `measure_
 one tidy frame.
 """
 
+from jaxact.analysis._alignment import batch_hsic as batch_hsic
+from jaxact.analysis._alignment import stream_cka as stream_cka
 from jaxact.analysis._chain import Chain as Chain
 from jaxact.analysis._chain import Segment as Segment
 from jaxact.analysis._chain import as_chain as as_chain

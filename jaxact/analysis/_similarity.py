@@ -141,8 +141,13 @@ def mean_cosine(state: Similarity, /) -> Float[Array, "*layer"]:
 
 
 def example_gram(h: Float[Array, "n ..."], /) -> Float[Array, "n n"]:
-    """Inner products of the features of all pairs of examples."""
+    """Inner products of the features of all pairs of examples, less their mean.
+
+    `hsic` is the same with the mean and without, but for rounding, which a large mean would make
+    large.
+    """
     flat = h.reshape(h.shape[0], -1)
+    flat = flat - jnp.mean(flat, axis=0, keepdims=True)
     return jnp.matmul(flat, flat.T, precision="highest")
 
 

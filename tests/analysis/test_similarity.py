@@ -14,6 +14,17 @@ def h():
     return jax.random.normal(jax.random.key(0), (3, 9, 5)) + 1
 
 
+@pytest.fixture(scope="module")
+def setting():
+    keys = jax.random.split(jax.random.key(0), 5)
+    w = [jax.random.normal(k, (6, 6)) for k in keys[:3]]
+    x = jax.random.normal(keys[3], (400, 6)) @ w[0]
+    chain = analysis.as_chain(
+        [lambda h: h, lambda h: jnp.tanh(h @ w[1]), lambda h: jnp.maximum(h @ w[2], 0)]
+    )
+    return chain, x
+
+
 class TestSimilarity:
     def test_rank_one_residual(self, h):
         a = np.asarray(h[0], np.float64)
@@ -143,3 +154,31 @@ class TestSingularities:
                 analysis.singularities(w).elimination,
                 rtol=1e-5,
             )
+
+
+class TestStreamedAlignment:
+    def test_it_estimates_the_alignment_of_all_examples(self, setting):
+        """Of the U-statistic as it is defined: by sums over all examples, in float64."""
+        chain, x = setting
+        batches = [x[:100], x[100:150], *jnp.split(x[150:], 5)]
+        found = np.asarray(analysis.stream_cka(chain, batches))
+        h = [np.asarray(f, np.float64)[0] for f in analysis.features(chain, x).values()]
+        centred = [a - a.mean(0) for a in h]
+        cross = np.array([[np.linalg.norm(a.T @ b) ** 2 for b in centred] for a in centred])
+        size = np.sqrt(np.diag(cross))
+        np.testing.assert_allclose(found, cross / size[:, None] / size[None], atol=0.03)
+        np.testing.assert_allclose(np.diag(found), 1, atol=1e-6)
+
+    def test_one_batch_is_the_alignment_at_hand_however_far_from_zero(self, setting):
+        chain, x = setting
+        h = [f[0] for f in analysis.features(chain, x[:40]).values()]
+        expected = analysis.cka(h)
+        np.testing.assert_allclose(analysis.stream_cka(chain, [x[:40]]), expected, atol=1e-6)
+        np.testing.assert_allclose(analysis.cka([a + 100 for a in h]), expected, atol=1e-3)
+
+    def test_bad_batches(self, setting):
+        chain, x = setting
+        with pytest.raises(ValueError, match="at least four examples; got 3"):
+            analysis.stream_cka(chain, [x[:3]])
+        with pytest.raises(ValueError, match="at least one batch"):
+            analysis.stream_cka(chain, [])

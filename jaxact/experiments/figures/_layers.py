@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float
 
 from jaxact import analysis, models, spectral
@@ -37,19 +36,13 @@ OBJECTS = {
 
 def _spectra(kernel: Float[Array, "h w i o"], space: int) -> dict[str, Array]:
     """Singular values of the three objects of a 3 x 3 kernel on a map of space x space."""
-    size, channels = kernel.shape[0], kernel.shape[2]
-    padded = jnp.pad(kernel, ((0, space - size), (0, space - size), (0, 0), (0, 0)))
-    transfer = jnp.fft.fft2(padded, axes=(0, 1)).reshape(-1, *kernel.shape[2:])
-
-    def convolve(v: Array) -> Array:
-        x = v.reshape(1, space, space, channels)
-        layout = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout).ravel()
-
-    dense = jax.jacobian(convolve)(jnp.zeros(space * space * channels))
+    shape = (space, space)
+    dense = spectral.dense_matrix(
+        spectral.operator(kernel, shape), jnp.zeros((*shape, kernel.shape[2]))
+    )
     return {
-        "unfolded": spectral.singular_values(kernel.reshape(-1, kernel.shape[-1])),
-        "circular": -jnp.sort(-spectral.singular_values(transfer).ravel()),
+        "unfolded": spectral.singular_values(spectral.unfolded(kernel)),
+        "circular": spectral.circular(kernel, shape),
         "operator": spectral.singular_values(dense),
     }
 

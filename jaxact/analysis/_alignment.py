@@ -1,0 +1,72 @@
+"""Centred kernel alignment between all layers of a network, over a stream of batches."""
+
+import functools
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxact.analysis._chain import Chain, scan_layers
+from jaxact.analysis._similarity import align, example_gram, hsic
+
+
+def batch_hsic(chain: Chain, x: PyTree[Array], /) -> Float[Array, "layer layer"]:
+    """Unbiased HSIC between the outputs of all layers on one batch.
+
+    Args:
+      chain: a network, from `as_chain`.
+      x: a batch of n >= 4 examples.
+
+    Returns:
+      (layers, layers), of all segments in their order. The memory is that of ``layers`` Gram
+      matrices (n, n): no features are kept.
+    """
+
+    def visit(layer, h, _):
+        h = layer(h)
+        return h, example_gram(h)
+
+    grams = scan_layers(chain, visit, x)[1]
+    return hsic(jnp.concatenate([grams[segment.name] for segment in chain.segments]))
+
+
+def stream_cka(chain: Chain, batches: Iterable[PyTree[Array]], /) -> Float[Array, "layer layer"]:
+    """Linear centred kernel alignment between all pairs of layers over a data set, debiased.
+
+    The mean of `batch_hsic` over batches estimates without bias what it is on all examples at
+    once; one pass, in memory that does not grow with the data.
+
+    Args:
+      chain: a network, from `as_chain`.
+      batches: batches of at least four examples; each shape is compiled once. They count by their
+        examples.
+
+    Returns:
+      (layers, layers), 1 on the diagonal, 0 for a layer that answers every input alike.
+
+    Raises:
+      ValueError: if there is no batch, or one has fewer than four examples.
+
+    Example:
+      >>> import jax
+      >>> from jaxact.analysis import as_chain
+      >>> chain = as_chain([jnp.tanh, lambda h: 2 * h])
+      >>> x = jax.random.normal(jax.random.key(0), (3, 8, 5))
+      >>> [[round(float(v), 3) for v in row] for row in stream_cka(chain, x)]
+      [[1.0, 1.0], [1.0, 1.0]]
+
+    Reference:
+      Nguyen, Raghu & Kornblith 2021, "Do wide and deep networks learn the same things?", eq. 3.
+    """
+    step = jax.jit(functools.partial(batch_hsic, chain))
+    total, count = None, 0
+    for x in batches:
+        size = jax.tree.leaves(x)[0].shape[0]
+        if size < 4:
+            raise ValueError(f"batches must each hold at least four examples; got {size}")
+        found = size * step(x)
+        total, count = (found if total is None else total + found), count + size
+    if total is None:
+        raise ValueError("batches must hold at least one batch; got none")
+    return align(total / count)
