@@ -34,8 +34,8 @@ def jacobian_exponents(
     .. math:: e^{2\mu(t)} = \sigma_w^2\,t / y, \qquad E\,\frac{y f'(Z)^2}{1 + y f'(Z)^2} = t.
 
     The identity gives sigma_w^2 (1 - t), the large-n form of `newman_exponents`; the rectifier
-    sigma_w^2 (1/2 - t). As S-transforms multiply, the mean of the log singular values is L times the
-    mean of these at every L, for n to infinity; their variance is L^2 that of these for L >> n.
+    sigma_w^2 (1/2 - t). As S-transforms multiply, the mean of the log singular values is L times
+    the mean of these at every L, n to infinity; their variance is L^2 that of these for L >> n.
 
     Args:
         activation: A name, or an elementwise callable, continuous.
