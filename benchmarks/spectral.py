@@ -9,6 +9,7 @@ Ratios of medians over interleaved rounds, on whatever machine runs it:
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# LAPACK's threads wait by spinning: on shared cores two are many times slower than one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxact import spectral
+from jaxact import models, spectral
 
 
 def interleaved(calls: dict[str, Callable], rounds: int = 7) -> dict[str, float]:
@@ -111,7 +115,7 @@ def jacobian() -> None:
 
     def network(x):
         def conv(h, kernel):
-            return spectral.operator(kernel, (32, 32))(h)
+            return models.convolve(h[None], kernel)[0]
 
         h = conv(x, stem)
         for first, second in zip(blocks[::2], blocks[1::2], strict=True):
@@ -173,7 +177,7 @@ def resnet18() -> list[tuple[int, ...]]:
 WEIGHTWATCHER = """
 import json, sys, time
 import numpy as np, torch, weightwatcher
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 data = np.load(sys.argv[1])
 layers = []
 for index in range(len(data.files)):
