@@ -41,7 +41,7 @@ def _spectra(kernel: Float[Array, "h w i o"], space: int) -> dict[str, Array]:
         spectral.operator(kernel, shape), jnp.zeros((*shape, kernel.shape[2]))
     )
     return {
-        "unfolded": spectral.singular_values(spectral.unfolded(kernel)),
+        "unfolded": spectral.unfolded(kernel),
         "circular": spectral.circular(kernel, shape),
         "operator": spectral.singular_values(dense),
     }
