@@ -96,7 +96,12 @@ def ruled(value: Raw, slope: Raw) -> Raw:
 
 
 def elementwise(
-    value: Raw, slope: Raw | None = None, *, tangent: Raw | None = None, name: str = ""
+    value: Raw,
+    slope: Raw | None = None,
+    *,
+    tangent: Raw | None = None,
+    brief: Raw | None = None,
+    name: str = "",
 ) -> Raw:
     """An activation from its value and its derivative, both stated at working precision.
 
@@ -106,6 +111,9 @@ def elementwise(
             it is made of blocks that know their own rules.
         tangent: Instead of the slope, ``tangent(x, t, *options)``, linear in t, where masks say
             all: reverse mode then keeps a byte an element.
+        brief: The value for 16-bit inputs, of XLA's own elementary functions: the few ulp of
+            float32 by which they err are nothing there, and XLA for TPU computes so short a value
+            again where it is used instead of keeping it beside the slope.
         name: Seen in jaxprs and profiles; by default from that of ``value``.
 
     Returns:
@@ -114,7 +122,8 @@ def elementwise(
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
     def function(x, options):
-        return narrow(value(widen(x), *options), x)
+        of_wide = value if brief is None or x.dtype == working_dtype(x.dtype) else brief
+        return narrow(of_wide(widen(x), *options), x)
 
     @function.defjvp
     def _(options, primals, tangents):
@@ -151,15 +160,13 @@ def pick(x: Array, t: Array, *cases: tuple[Array, float]) -> Array:
     code = jnp.where(jnp.isnan(x), jnp.uint8(len(cases) + 1), jnp.uint8(0))
     for i, (mask, _) in reversed(list(enumerate(cases, 1))):
         code = jnp.where(mask, jnp.uint8(i), code)
-    slopes = (*(slope for _, slope in cases), np.nan)
 
     def apply(code, t):
-        out = jnp.zeros_like(t)
-        for i, slope in enumerate(slopes, 1):
-            factor = jnp.where(code == i, slope, 1.0).astype(t.dtype)
-            scaled = t if slope == 1.0 else t * factor
-            out = jnp.where(code == i, scaled, out)
-        return out
+        factor = jnp.where(code > len(cases), np.nan, 1.0)
+        for i, (_, slope) in enumerate(cases, 1):
+            factor = factor if slope == 1.0 else jnp.where(code == i, slope, factor)
+        # Transposed the zero comes last: XLA for TPU fuses a product of matrices with such a root.
+        return jnp.where(code == 0, jnp.zeros_like(t), t) * factor.astype(t.dtype)
 
     # Rematerialized, so that the code is kept and not the factors made of it.
     return jax.checkpoint(apply, prevent_cse=False)(code, t)

@@ -112,7 +112,12 @@ def _softplus_slope(x: Array, beta: float) -> Array:
     return sp.sigmoid(x) if beta == 1.0 else sp.sigmoid_scaled(x, beta)
 
 
-_softplus = elementwise(_softplus_value, _softplus_slope)
+def _softplus_brief(x: Array, beta: float = 1.0) -> Array:
+    z = x * beta
+    return (jnp.maximum(z, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(z)))) / beta
+
+
+_softplus = elementwise(_softplus_value, _softplus_slope, brief=_softplus_brief)
 
 
 def softplus(x: Any, /, *, beta: Number = 1.0) -> Out:
@@ -206,7 +211,10 @@ def squareplus(x: Any, /, *, b: Number = 4.0) -> Out:
 
 
 _log_sigmoid = elementwise(
-    lambda x: -sp.softplus(-x), lambda x: sp.sigmoid_of_minus(x), name="log_sigmoid"
+    lambda x: -sp.softplus(-x),
+    lambda x: sp.sigmoid_of_minus(x),
+    brief=lambda x: -_softplus_brief(-x),
+    name="log_sigmoid",
 )
 
 

@@ -28,7 +28,12 @@ def _silu_value(x: Array) -> Array:
     return jnp.where(x < 0, sp.times_exp(q, parts), q)
 
 
-_silu = elementwise(_silu_value, sp.silu_slope)
+def _swish_brief(x: Array, beta: float = 1.0) -> Array:
+    z = x * beta
+    return jnp.where(z < -2000, 0.0, x) / (1.0 + jnp.exp(-z))
+
+
+_silu = elementwise(_silu_value, sp.silu_slope, brief=_swish_brief)
 
 
 def silu(x: Any, /) -> Out:
@@ -64,7 +69,7 @@ def swish(x: Any, /, *, beta: Number = 1.0) -> Out:
     return _silu(x) if beta == 1.0 else _swish(x, beta)
 
 
-_swish = elementwise(sp.swish, sp.swish_slope, name="swish")
+_swish = elementwise(sp.swish, sp.swish_slope, brief=_swish_brief, name="swish")
 
 
 _gelu = elementwise(sp.gelu, sp.gelu_slope, name="gelu")
@@ -162,7 +167,13 @@ def _mish_curvature(x: Array) -> Array:
     return 2.0 * mish_gate_slope(x) + bounded(x) * _mish_gate_curvature(x)
 
 
-_mish = elementwise(_mish_value, ruled(_mish_slope, _mish_curvature))
+def _mish_brief(x: Array) -> Array:
+    e = jnp.exp(sp.capped(x, 20.0))
+    n = e * (2.0 + e)
+    return bounded_below(x) * (n / (2.0 + n))
+
+
+_mish = elementwise(_mish_value, ruled(_mish_slope, _mish_curvature), brief=_mish_brief)
 
 
 def mish(x: Any, /) -> Out:

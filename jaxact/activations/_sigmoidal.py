@@ -4,7 +4,7 @@ from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
 from jaxact.activations import _special as sp
@@ -12,7 +12,9 @@ from jaxact.activations._core import Number, as_number, elementwise, pick, ruled
 
 Out = Float[Array, "..."]
 
-_sigmoid = elementwise(lambda x: sp.sigmoid(x), lambda x: sp.bell(x))
+_sigmoid = elementwise(
+    lambda x: sp.sigmoid(x), lambda x: sp.bell(x), brief=lambda x: 1.0 / (1.0 + jnp.exp(-x))
+)
 
 
 def sigmoid(x: Any, /) -> Out:
@@ -27,7 +29,7 @@ def sigmoid(x: Any, /) -> Out:
     return _sigmoid(x)
 
 
-_tanh = elementwise(lambda x: sp.tanh(x), lambda x: sp.sech2(x))
+_tanh = elementwise(lambda x: sp.tanh(x), lambda x: sp.sech2(x), brief=jnp.tanh)
 
 
 def tanh(x: Any, /) -> Out:
@@ -42,7 +44,9 @@ def tanh(x: Any, /) -> Out:
     return _tanh(x)
 
 
-_erf = elementwise(lambda x: sp.erf(x), lambda x: sp.gaussian(x) * 1.1283791670955125739)
+_erf = elementwise(
+    lambda x: sp.erf(x), lambda x: sp.gaussian(x) * 1.1283791670955125739, brief=lax.erf
+)
 
 
 def erf(x: Any, /) -> Out:
