@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
 from jaxact.activations import _special as sp
@@ -182,7 +182,8 @@ def _squareplus_value(x: Array, b: float) -> Array:
 def _squareplus_slope(x: Array, b: float) -> Array:
     a = sp.capped(jnp.abs(x), 1e153 if sp.is_double(x) else 1e18)
     square = a * a + b
-    tail = 0.5 * b / (square + a * jnp.sqrt(square))
+    # Not the root that the value takes: XLA on CPU would keep what they share.
+    tail = 0.5 * b / (square + a * (square * lax.rsqrt(square)))
     return jnp.where(x < 0, tail, 1.0 - tail)
 
 

@@ -23,9 +23,9 @@ def bounded(x: Array) -> Array:
 
 
 def _silu_value(x: Array) -> Array:
-    parts = sp.negative_parts(-jnp.abs(x))
-    q = bounded_below(x) / (1.0 + sp.decay(x))
-    return jnp.where(x < 0, sp.times_exp(q, parts), q)
+    y = bounded_below(x)
+    top = jnp.where(x < 0, sp.times_exp(y, sp.negative_parts(-jnp.abs(x))), y)
+    return top / (1.0 + sp.decay(x))
 
 
 def _swish_brief(x: Array, beta: float = 1.0) -> Array:
@@ -144,9 +144,10 @@ mish_gate = ruled(_mish_gate, mish_gate_slope)
 def _mish_value(x: Array) -> Array:
     """With h = e (1 + e/2), e = exp(x), the gate is h/(1 + h) where x < 0."""
     e, y = sp.decay(x), bounded_below(x)
-    below = y * (1.0 + 0.5 * e) / (1.0 + (e + 0.5 * e * e))
-    below = sp.times_exp(below, sp.negative_parts(-jnp.abs(x)))
-    return jnp.where(x < 0, below, y * mish_gate(x))
+    h = e + 0.5 * e * e
+    below = sp.times_exp(y * (1.0 + 0.5 * e), sp.negative_parts(-jnp.abs(x)))
+    top = jnp.where(x < 0, below, y * (1.0 + 2.0 * e))
+    return top / jnp.where(x < 0, 1.0 + h, 1.0 + 2.0 * (e + e * e))
 
 
 def _mish_slope(x: Array) -> Array:

@@ -225,6 +225,11 @@ sigmoid_of_minus = ruled(_sigmoid_of_minus, lambda x: -bell(x))
 softplus = ruled(_softplus, sigmoid)
 
 
+def from_lower(x: Array, top: Array, bottom: Array | float = 1.0) -> Array:
+    """top/bottom where x < 0, else 1 - top/bottom: a quotient used once stays in one kernel."""
+    return jnp.where(x < 0, 0.0, 1.0) + jnp.where(x < 0, top, -top) / bottom
+
+
 def _silu_slope(z: Array, low: Array | float = 0.0) -> Array:
     """The slope of z sigmoid(z) at z + low, |low| small; the slopes at z and -z sum to 1.
 
@@ -241,8 +246,8 @@ def _silu_slope(z: Array, low: Array | float = 0.0) -> Array:
     power, w = exp_parts(-a, root[0], root[1] - low)
     e = (e0 + e0 * (w + missing)) * power
     rise = (power - 1.0) + power * w
-    lower = e * (e0 * rise - (from_root(a, root, z < 0) + low)) / (1.0 + e * (2.0 + e))
-    return jnp.where(z < 0, lower, 1.0 - lower)
+    lower = e * (e0 * rise - (from_root(a, root, z < 0) + low))
+    return from_lower(z, lower, 1.0 + e * (2.0 + e))
 
 
 def _silu_curvature(x: Array) -> Array:
@@ -450,8 +455,7 @@ def swish(x: Array, c: float) -> Array:
     parts = exp_parts(-a, low=jnp.where(z < 0, low, -low))
     power, w = parts
     y = jnp.where(z < -a, jnp.where(x < 0, -a, a), x)
-    q = y / (1.0 + (1.0 + w) * power)
-    return jnp.where(z < 0, times_exp(q, parts), q)
+    return jnp.where(z < 0, times_exp(y, parts), y) / (1.0 + (1.0 + w) * power)
 
 
 def _swish_slope(x: Array, c: float) -> Array:
