@@ -242,7 +242,11 @@ def _log1mexp_slope(x: Array) -> Array:
     return sp.exp_negative(-x) / -sp.expm1_negative(-x)
 
 
-_log1mexp = elementwise(_log1mexp_value, _log1mexp_slope)
+def _log1mexp_brief(x: Array) -> Array:
+    return jnp.where(x < 0.6931, jnp.log(-jnp.expm1(-x)), jnp.log1p(-jnp.exp(-x)))
+
+
+_log1mexp = elementwise(_log1mexp_value, _log1mexp_slope, brief=_log1mexp_brief)
 
 
 def log1mexp(x: Any, /) -> Out:
