@@ -86,7 +86,13 @@ def softplus(x):
     return mp.log1p(mp.exp(x))
 
 
+def gelu_tanh_gate(x):
+    """The gate of gelu's tanh form, with the cubic coefficient as float64 has it."""
+    return sigmoid(2 * mp.sqrt(2 / mp.pi) * (x + mp.mpf(0.044715) * x**3))
+
+
 SLOPES = {  # of functions whose slope crosses zero
+    "GELU_TANH": lambda x: mp.diff(lambda v: v * gelu_tanh_gate(v), x),
     "LOGISH": lambda x: mp.diff(lambda v: v * mp.log1p(sigmoid(v)), x),
     "MISH": lambda x: mp.diff(lambda v: v * mp.tanh(softplus(v)), x),
     "PHISH": lambda x: mp.diff(lambda v: v * mp.tanh(v * mp.ncdf(v)), x),
@@ -101,12 +107,16 @@ def roots():
     return {
         "GELU": mp.findroot(gelu_slope_excess, 0.75),
         "SILU": mp.findroot(lambda a: 1 + mp.exp(-a) - a, 1.28),
-        **{name: mp.findroot(slope, -1.2) for name, slope in SLOPES.items()},
+        **{
+            name: mp.findroot(slope, -0.75 if name == "GELU_TANH" else -1.2)
+            for name, slope in SLOPES.items()
+        },
     }
 
 
 # How far a fit reaches to the left and to the right of a root, and the degrees of the two fits.
 ROOTS = {
+    "GELU_TANH": (0.5, 0.5, 8, 18),
     "LOGISH": (1.25, 1.25, 11, 24),
     "MISH": (0.375, 0.375, 6, 15),
     "PHISH": (0.875, 0.5, 12, 26),

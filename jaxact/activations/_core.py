@@ -101,6 +101,7 @@ def elementwise(
     *,
     tangent: Raw | None = None,
     brief: Raw | None = None,
+    selects: bool = False,
     name: str = "",
 ) -> Raw:
     """An activation from its value and its derivative, both stated at working precision.
@@ -114,6 +115,7 @@ def elementwise(
         brief: The value for 16-bit inputs, of XLA's own elementary functions: the few ulp of
             float32 by which they err are nothing there, and XLA for TPU computes so short a value
             again where it is used instead of keeping it beside the slope.
+        selects: The value is one of x and constants: there is nothing to widen for.
         name: Seen in jaxprs and profiles; by default from that of ``value``.
 
     Returns:
@@ -122,6 +124,8 @@ def elementwise(
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
     def function(x, options):
+        if selects:
+            return value(x, *options)
         of_wide = value if brief is None or x.dtype == working_dtype(x.dtype) else brief
         return narrow(of_wide(widen(x), *options), x)
 

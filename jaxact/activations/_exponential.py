@@ -1,5 +1,6 @@
 """Exponential linear units and smooth rectifiers."""
 
+from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
@@ -50,8 +51,18 @@ def _celu_value(x: Array, alpha: float) -> Array:
     return jnp.where(x > 0, x, alpha * sp.expm1_negative(sp.negative_part(x) / alpha))
 
 
+def _celu_tail(x: Array, alpha: float) -> Array:
+    """exp(x/alpha), x <= 0: it would magnify the rounding error of the quotient."""
+    inverse = 1.0 / alpha
+    rest = float(1 / Fraction(alpha) - Fraction(inverse))
+    return sp.at_scaled(sp.exp_negative, sp.exp_negative, x, inverse, rest)
+
+
+celu_tail = ruled(_celu_tail, lambda x, alpha: celu_tail(x, alpha) / alpha)
+
+
 def _celu_slope(x: Array, alpha: float) -> Array:
-    return jnp.where(x > 0, 1.0, sp.exp_negative(sp.negative_part(x) / alpha))
+    return jnp.where(x > 0, 1.0, celu_tail(sp.negative_part(x), alpha))
 
 
 _celu = elementwise(_celu_value, _celu_slope)
@@ -105,7 +116,10 @@ def selu(x: Any, /) -> Out:
 
 
 def _softplus_value(x: Array, beta: float) -> Array:
-    return sp.softplus(x) if beta == 1.0 else sp.at_scaled(sp.softplus, sp.sigmoid, x, beta) / beta
+    if beta == 1.0:
+        return sp.softplus(x)
+    # The product beta x may overflow where the value does not.
+    return jnp.maximum(x, 0.0) + sp.at_scaled(sp.softplus, sp.sigmoid, -jnp.abs(x), beta) / beta
 
 
 def _softplus_slope(x: Array, beta: float) -> Array:
@@ -113,8 +127,7 @@ def _softplus_slope(x: Array, beta: float) -> Array:
 
 
 def _softplus_brief(x: Array, beta: float = 1.0) -> Array:
-    z = x * beta
-    return (jnp.maximum(z, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(z)))) / beta
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x * beta))) / beta
 
 
 _softplus = elementwise(_softplus_value, _softplus_slope, brief=_softplus_brief)

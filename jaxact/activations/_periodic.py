@@ -14,12 +14,20 @@ from jaxact.activations._special import horner
 Out = Float[Array, "..."]
 
 
+def _angle(x: Array, omega: float) -> Array:
+    """omega x, finite where x is."""
+    if -1 <= omega <= 1:
+        return x * omega
+    limit = float(jnp.finfo(x.dtype).max) / 2 / abs(omega)
+    return jnp.where(jnp.isinf(x), x, jnp.clip(x, -limit, limit)) * omega
+
+
 def _sine_value(x: Array, omega: float) -> Array:
-    return jnp.sin(x * omega)
+    return jnp.sin(_angle(x, omega))
 
 
 def _sine_slope(x: Array, omega: float) -> Array:
-    return omega * jnp.cos(x * omega)
+    return omega * jnp.cos(_angle(x, omega))
 
 
 _sine = elementwise(_sine_value, _sine_slope)
@@ -42,11 +50,11 @@ def sine(x: Any, /, *, omega: Number = 1.0) -> Out:
 
 
 def _cosine_value(x: Array, omega: float) -> Array:
-    return jnp.cos(x * omega)
+    return jnp.cos(_angle(x, omega))
 
 
 def _cosine_slope(x: Array, omega: float) -> Array:
-    return -omega * jnp.sin(x * omega)
+    return -omega * jnp.sin(_angle(x, omega))
 
 
 _cosine = elementwise(_cosine_value, _cosine_slope)

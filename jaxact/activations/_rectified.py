@@ -12,7 +12,10 @@ Out = Float[Array, "..."]
 
 
 _identity = elementwise(
-    lambda x: x, tangent=lambda x, t: pick(x, t, (~jnp.isnan(x), 1.0)), name="identity"
+    lambda x: x,
+    tangent=lambda x, t: pick(x, t, (~jnp.isnan(x), 1.0)),
+    selects=True,
+    name="identity",
 )
 
 
@@ -32,7 +35,7 @@ def _relu_value(x: Array) -> Array:
     return jnp.maximum(x, 0.0)
 
 
-_relu = elementwise(_relu_value, tangent=lambda x, t: pick(x, t, (x > 0, 1.0)))
+_relu = elementwise(_relu_value, tangent=lambda x, t: pick(x, t, (x > 0, 1.0)), selects=True)
 
 
 def relu(x: Any, /) -> Out:
@@ -63,7 +66,7 @@ def _relu_n_tangent(x: Array, t: Array, n: float) -> Array:
     return pick(x, t, ((x > 0) & (x < n), 1.0))
 
 
-_relu_n = elementwise(_relu_n_value, tangent=_relu_n_tangent)
+_relu_n = elementwise(_relu_n_value, tangent=_relu_n_tangent, selects=True)
 
 
 def relu_n(x: Any, /, *, n: Number) -> Out:
@@ -158,7 +161,7 @@ def _hard_tanh_value(x: Array) -> Array:
 
 
 _hard_tanh = elementwise(
-    _hard_tanh_value, tangent=lambda x, t: pick(x, t, ((x > -1) & (x < 1), 1.0))
+    _hard_tanh_value, tangent=lambda x, t: pick(x, t, ((x > -1) & (x < 1), 1.0)), selects=True
 )
 
 
@@ -181,7 +184,7 @@ def _abs_tangent(x: Array, t: Array) -> Array:
     return pick(x, t, (x > 0, 1.0), (x < 0, -1.0))
 
 
-_abs = elementwise(lambda x: jnp.abs(x), tangent=_abs_tangent)
+_abs = elementwise(lambda x: jnp.abs(x), tangent=_abs_tangent, selects=True)
 
 
 def abs(x: Any, /) -> Out:

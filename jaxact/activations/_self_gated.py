@@ -74,23 +74,58 @@ _swish = elementwise(sp.swish, sp.swish_slope, brief=_swish_brief, name="swish")
 
 _gelu = elementwise(sp.gelu, sp.gelu_slope, name="gelu")
 
-_ROOT = 0.79788456080286535588
-_CUBIC = 0.044715
+# 2 sqrt(2/pi), and that times 0.044715, each with what float64 leaves.
+_LINEAR = (1.5957691216057308, -9.96930880911092e-17)
+_CUBIC = (0.07135481627260025, -4.1218577217431825e-18)
+
+
+def _gelu_tanh_argument(x: Array) -> tuple[Array, Array]:
+    """2 sqrt(2/pi) (x + 0.044715 x^3), |x| <= 40, in two parts: a tail magnifies its error."""
+    square = x * x
+    cube = square * x
+    error = sp.product_error(square, x, cube) + sp.product_error(x, x, square) * x
+    linear, linear_error = sp.scaled_product(x, *_LINEAR)
+    cubic, cubic_error = sp.scaled_product(cube, *_CUBIC)
+    z = linear + cubic
+    part = z - linear
+    low = (linear - (z - part)) + (cubic - part)
+    return z, low + (linear_error + (cubic_error + _CUBIC[0] * error))
 
 
 def _gelu_tanh_value(x: Array) -> Array:
-    z = 2.0 * _ROOT * (x + _CUBIC * x * x * x)
-    return bounded_below(x) * sp.sigmoid(z)
+    return sp.times_sigmoid(x, *_gelu_tanh_argument(jnp.clip(x, -40.0, 40.0)))
 
 
 def _gelu_tanh_slope(x: Array) -> Array:
+    """With z the argument, e = exp(-|z|) and p = x z' it is e (1 + e + p)/(1 + e)^2, x < 0."""
+    y = jnp.clip(x, -40.0, 40.0)
+    z, low = _gelu_tanh_argument(y)
+    a = sp.magnitude(z)
+    low = jnp.where(jnp.abs(z) > a, 0.0, jnp.where(z < 0, low, -low))
+    power, w = sp.exp_parts(-a, low=low)
+    e = (1.0 + w) * power
+    p = y * (_LINEAR[0] + 3.0 * _CUBIC[0] * (y * y))
+    top = jnp.where(x < 0, e * (1.0 + e + p), 1.0 + e + p * e)
+    return sp.through_root(x, top / (1.0 + e * (2.0 + e)), "GELU_TANH")
+
+
+def _gelu_tanh_curvature(x: Array) -> Array:
     x = jnp.clip(x, -40.0, 40.0)
-    z = 2.0 * _ROOT * (x + _CUBIC * x * x * x)
-    slope = 2.0 * _ROOT * (1.0 + 3.0 * _CUBIC * x * x)
-    return sp.sigmoid(z) * (1.0 + x * slope * sp.sigmoid_of_minus(z))
+    z = _LINEAR[0] * x + _CUBIC[0] * (x * x * x)
+    slope = _LINEAR[0] + 3.0 * _CUBIC[0] * (x * x)
+    bend = 6.0 * _CUBIC[0] * (x * x)
+    return sp.bell(z) * (2.0 * slope + bend - x * slope * slope * sp.tanh(0.5 * z))
 
 
-_gelu_tanh = elementwise(_gelu_tanh_value, _gelu_tanh_slope)
+def _gelu_tanh_brief(x: Array) -> Array:
+    y = jnp.clip(x, -40.0, 40.0)
+    z = _LINEAR[0] * y + _CUBIC[0] * (y * y * y)
+    return jnp.where(z < -2000, 0.0, x) / (1.0 + jnp.exp(-z))
+
+
+_gelu_tanh = elementwise(
+    _gelu_tanh_value, ruled(_gelu_tanh_slope, _gelu_tanh_curvature), brief=_gelu_tanh_brief
+)
 _GELU_FORMS = {"none": _gelu, False: _gelu, "tanh": _gelu_tanh, True: _gelu_tanh}
 
 

@@ -29,7 +29,14 @@ def sigmoid(x: Any, /) -> Out:
     return _sigmoid(x)
 
 
-_tanh = elementwise(lambda x: sp.tanh(x), lambda x: sp.sech2(x), brief=jnp.tanh)
+def _tanh_value(x: Array) -> Array:
+    """Two operations fewer than ``sp.tanh``, and a third of an ulp worse."""
+    power, w = sp.exp_parts(jnp.clip(2.0 * x, -40.0, 40.0))
+    m = (power - 1.0) + power * w
+    return jnp.where(x == 0, x, m / (2.0 + m))
+
+
+_tanh = elementwise(_tanh_value, lambda x: sp.sech2(x), brief=jnp.tanh)
 
 
 def tanh(x: Any, /) -> Out:
@@ -96,12 +103,11 @@ def soft_sign(x: Any, /) -> Out:
 
 
 def _hard_sigmoid_value(x: Array, half: float) -> Array:
-    inner = (x + half) / 6.0 if half == 3.0 else 0.2 * x + 0.5
-    return jnp.where(x <= -half, 0.0, jnp.where(x >= half, 1.0, inner))
+    return jnp.where(x <= -half, 0.0, jnp.where(x >= half, 1.0, (x + half) / (2.0 * half)))
 
 
 def _hard_sigmoid_tangent(x: Array, t: Array, half: float) -> Array:
-    return pick(x, t, ((x > -half) & (x < half), 1 / 6 if half == 3.0 else 0.2))
+    return pick(x, t, ((x > -half) & (x < half), 0.5 / half))
 
 
 _hard_sigmoid = elementwise(_hard_sigmoid_value, tangent=_hard_sigmoid_tangent)

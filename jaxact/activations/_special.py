@@ -447,15 +447,19 @@ _sigmoid_scaled = ruled(
 )
 
 
-def swish(x: Array, c: float) -> Array:
-    """The value x sigmoid(c x)."""
-    z, low = (x * c, jnp.zeros_like(x)) if exact(c) else scaled_product(x, c)
+def times_sigmoid(x: Array, z: Array, low: Array) -> Array:
+    """The product x sigmoid(z + low), |low| small, where z has the sign of x or of -x."""
     a = magnitude(z)
     low = jnp.where(jnp.abs(z) > a, 0.0, low)
     parts = exp_parts(-a, low=jnp.where(z < 0, low, -low))
     power, w = parts
     y = jnp.where(z < -a, jnp.where(x < 0, -a, a), x)
     return jnp.where(z < 0, times_exp(y, parts), y) / (1.0 + (1.0 + w) * power)
+
+
+def swish(x: Array, c: float) -> Array:
+    """The value x sigmoid(c x)."""
+    return times_sigmoid(x, *((x * c, jnp.zeros_like(x)) if exact(c) else scaled_product(x, c)))
 
 
 def _swish_slope(x: Array, c: float) -> Array:
