@@ -15,7 +15,7 @@ Out = Float[Array, "..."]
 
 
 def _angle(x: Array, omega: float) -> Array:
-    """omega x, finite where x is."""
+    """The product omega x, finite where x is."""
     if -1 <= omega <= 1:
         return x * omega
     limit = float(jnp.finfo(x.dtype).max) / 2 / abs(omega)
