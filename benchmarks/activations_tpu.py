@@ -51,6 +51,7 @@ def temporaries(f: Callable[..., Any], dtype: str, chip: Any) -> float:
     weights = [jax.ShapeDtypeStruct((WIDTH, WIDTH), x.dtype)] * DEPTH
     step = jax.jit(jax.grad(loss), in_shardings=chip, out_shardings=chip)
     memory = step.lower(weights, x, y).compile().memory_analysis()
+    assert memory is not None
     ends = memory.argument_size_in_bytes + memory.output_size_in_bytes
     # What XLA for TPU keeps in fast memory is part of the peak alone.
     size = max(memory.temp_size_in_bytes, memory.peak_memory_in_bytes - ends)
@@ -66,9 +67,10 @@ def main() -> None:
 
     def moved(f: Callable[..., Any], dtype: str, arrays: int) -> float:
         x = jax.ShapeDtypeStruct(SHAPE, jnp.dtype(dtype))
-        compiled = jax.jit(f, in_shardings=chip, out_shardings=chip).lower(*[x] * (arrays - 1))
-        bytes_accessed = compiled.compile().cost_analysis()["bytes accessed"]
-        return bytes_accessed / (arrays * x.size * x.dtype.itemsize)
+        lowered = jax.jit(f, in_shardings=chip, out_shardings=chip).lower(*[x] * (arrays - 1))
+        costs = lowered.compile().cost_analysis()
+        assert costs is not None
+        return costs["bytes accessed"] / (arrays * x.size * x.dtype.itemsize)
 
     dtypes = ("float32", "bfloat16")
     print("| function | float32 | gradient | bfloat16 | gradient |")

@@ -6,17 +6,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxact.activations._core import Number, as_number, elementwise, pick
+from jaxact.activations._core import Number, as_float, as_number, elementwise, pick
 
 Out = Float[Array, "..."]
-
-
-_identity = elementwise(
-    lambda x: x,
-    tangent=lambda x, t: pick(x, t, (~jnp.isnan(x), 1.0)),
-    selects=True,
-    name="identity",
-)
 
 
 def identity(x: Any, /) -> Out:
@@ -26,9 +18,9 @@ def identity(x: Any, /) -> Out:
         x: Real floating array of any shape.
 
     Returns:
-        x itself.
+        x itself. The derivative is 1, at NaN too: a mask for it would be kept for nothing else.
     """
-    return _identity(x)
+    return as_float(x)
 
 
 def _relu_value(x: Array) -> Array:
