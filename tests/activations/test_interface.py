@@ -30,6 +30,31 @@ def test_agrees_with_jax_nn(x):
             np.testing.assert_allclose(activations.get(name)(x), want, rtol=3e-5, atol=3e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(activations.names()),
+    st.sampled_from([jnp.float16, jnp.bfloat16, jnp.float32]),
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=0, min_side=0, max_side=3),
+        elements=st.floats(-30, 30, width=16),
+    ),
+)
+def test_any_shape_and_dtype(name, dtype, array):
+    """Shape and dtype stay, elements do not see each other, values and slopes stay in bounds."""
+    f, row = activations.get(name), activations.info(name)
+    x = jnp.asarray(np.abs(array) if name == "log1mexp" else array).astype(dtype)
+    y, slope = jax.jvp(f, (x,), (jnp.ones_like(x),))
+    assert y.shape == slope.shape == x.shape
+    assert y.dtype == slope.dtype == dtype
+    np.testing.assert_array_equal(f(x.ravel()[::-1]), f(x).ravel()[::-1])
+    y, slope, unit = np.float64(y), np.float64(slope), float(jnp.finfo(dtype).eps)
+    assert (y >= row.range[0] * (1 + unit * np.sign(-row.range[0]))).all()
+    assert (y <= row.range[1] * (1 + unit * np.sign(row.range[1]))).all()
+    assert (np.abs(slope) <= row.lipschitz * (1 + unit)).all()
+    assert not row.monotone or (slope >= 0).all()
+
+
 def test_look_up():
     assert activations.get("Hard-Swish") is activations.hard_silu
     assert activations.get(jnp.tanh) is jnp.tanh
