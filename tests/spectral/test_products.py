@@ -1,5 +1,7 @@
 """Spectra of products against multiprecision, exact identities, and Newman's law."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -25,8 +27,13 @@ def gaussian(layers, n, seed=0, dtype=jnp.float32):
     return jax.random.normal(jax.random.key(seed), (layers, n, n), dtype) * dtype(n**-0.5)
 
 
+@functools.cache
+def compiled(**options):
+    return jax.jit(functools.partial(spectral.product_spectrum, **options))
+
+
 def logs(stack, **options):
-    return spectral.product_spectrum(stack, **options).log_singular_values
+    return compiled(**options)(stack).log_singular_values
 
 
 @pytest.mark.parametrize("layers", [1, 2, 10, 50, 100])
@@ -135,7 +142,7 @@ def dense_logs(layers):
 @pytest.mark.parametrize("refined", [False, True])
 def test_narrow_and_wide_layers(refined):
     layers = rectangular()
-    found = spectral.product_spectrum(layers, refined=refined)
+    found = compiled(refined=refined)(layers)
     np.testing.assert_allclose(found.log_singular_values, dense_logs(layers)[:3], atol=1e-4)
     assert found.structural_rank == 3
     assert found.spread == found.log_singular_values[0] - found.log_singular_values[2]
@@ -143,7 +150,7 @@ def test_narrow_and_wide_layers(refined):
 
 def test_prefixes_of_narrow_and_wide_layers():
     layers = rectangular()
-    found = spectral.product_spectrum(layers, prefixes=range(1, 9))
+    found = compiled(prefixes=range(1, 9))(layers)
     np.testing.assert_array_equal(found.structural_rank, [9, 5, 5, 5, 5, 5, 3, 3])
     for end in range(1, 9):
         rank = int(found.structural_rank[end - 1])
