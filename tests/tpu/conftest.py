@@ -16,6 +16,15 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_kept_in_a_compilation_cache():
+    """Where the environment names one: a program cannot be read from it without a TPU."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
 @pytest.fixture(scope="session")
 def tpu_devices() -> list[jax.Device]:
     """The four chips of a v5e 2x2, for a mesh or one by one; skips where libtpu is absent."""
