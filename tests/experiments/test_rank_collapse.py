@@ -51,6 +51,7 @@ def study(tmp_path_factory, standard_promotion):
     return folder, pd.read_parquet(folder / "table.parquet")
 
 
+@pytest.mark.slow
 class TestOutcome:
     def test_files(self, study):
         folder, _ = study
