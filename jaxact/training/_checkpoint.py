@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxact.training._mesh import is_key
 from jaxact.training._step import State
 
 
@@ -86,7 +87,7 @@ class Checkpoints:
         leaves, structure = jax.tree_util.tree_flatten_with_path(like)
         restored = [
             jax.random.wrap_key_data(found[_name(path)], impl=jax.random.key_impl(leaf))
-            if _is_key(leaf)
+            if is_key(leaf)
             else found[_name(path)]
             for path, leaf in leaves
         ]
@@ -100,17 +101,13 @@ class Checkpoints:
 def _named(state: State) -> dict[str, Any]:
     """The leaves by path; keys as their data."""
     return {
-        _name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        _name(path): jax.random.key_data(leaf) if is_key(leaf) else leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
 
 
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

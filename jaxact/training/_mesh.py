@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -35,7 +36,7 @@ def shardings(state: State, mesh: Mesh, /, *, shard_state: bool) -> PyTree[Named
     """How `place` lays out each array of a state."""
 
     def of(leaf: Any) -> NamedSharding:
-        if shard_state and not _is_key(leaf):
+        if shard_state and not is_key(leaf):
             for axis in reversed(range(leaf.ndim)):
                 if leaf.shape[axis] and leaf.shape[axis] % mesh.size == 0:
                     return along(mesh, axis)
@@ -66,11 +67,10 @@ def local(tree: PyTree[Array], /) -> PyTree[Array]:
     def own(leaf: Any) -> Any:
         if leaf.is_fully_addressable:
             return leaf
-        if _is_key(leaf):
+        if is_key(leaf):
             data = own(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        whole = jax.jit(lambda leaf: leaf, out_shardings=along(leaf.sharding.mesh, None))(leaf)
-        return whole.addressable_data(0)
+        return jnp.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
     return jax.tree.map(own, tree)
 
@@ -108,11 +108,12 @@ class Spreader:
 def _put(leaf: Any, sharding: NamedSharding) -> Any:
     if leaf.sharding == sharding:
         return leaf
-    if _is_key(leaf):  # a key cannot be put on another process's devices; its data can
+    if is_key(leaf):  # a key cannot be put on another process's devices; its data can
         data = jax.device_put(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     return jax.device_put(leaf, sharding)
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether an array is of PRNG keys, which devices and files take as their data alone."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
