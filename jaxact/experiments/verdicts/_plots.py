@@ -97,7 +97,7 @@ def lines(
                 axes.set_yscale("log")
             if value is not None:
                 axes.set_title(str(called.get(value, value)))
-            axes.set_xlabel(xlabel)
+        figure.supxlabel(xlabel, fontsize=8)
         all_axes[0].set_ylabel(ylabel)
         if theory:
             all_axes[-1].plot([], [], color="black", linewidth=0.7, label="theory")
@@ -167,7 +167,7 @@ def scatter(
             axes.set_xscale("log")
             plain_log(axes.xaxis)
             axes.set_title(value)
-            axes.set_xlabel(xlabel)
+        figure.supxlabel(xlabel, fontsize=8)
         grid[0, 0].set_ylabel(ylabel)
         _legend(figure, list(grid[0]))
     return figure
