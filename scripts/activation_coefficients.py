@@ -20,20 +20,29 @@ def fit(function, low, high, degree):
 CENTRES = {32: mp.mpf(2.25), 64: mp.mpf(2.5)}
 
 
-def in_moebius(function, bits, end, degree, *, power=1):
-    """A fit of (a + c)^power function(a) in t = (a - c)/(a + c), for a in [0, end]."""
+def in_moebius(function, bits, end, degree, *, start=0.0):
+    """A fit of function(a) in t = (a - c)/(a + c), for a in [start, end]."""
     c = CENTRES[bits]
 
     def of_t(t):
-        a = c * (1 + t) / (1 - t)
-        return function(a) * (a + c) ** power
+        return function(c * (1 + t) / (1 - t))
 
-    return fit(of_t, -1, (end - c) / (end + c), degree)
+    return fit(of_t, (start - c) / (start + c), (end - c) / (end + c), degree)
+
+
+def about(centre, function, degree):
+    """A fit of function(e), e in [0, 1], in e - centre: rounding does least about the middle."""
+    return fit(lambda u: function(centre + u), -mp.mpf(centre), 1 - mp.mpf(centre), degree)
 
 
 def normal_tail(a):
     """exp(a^2/2) Phi(-a)."""
     return mp.exp(a * a / 2) * mp.erfc(a / mp.sqrt(2)) / 2
+
+
+def gelu_tail(a):
+    """exp(a^2/2) times -gelu(-a)."""
+    return a * normal_tail(a)
 
 
 def gelu_slope_excess(a):
@@ -65,6 +74,48 @@ def erf_near(z):
     return mp.erf(mp.sqrt(z)) / mp.sqrt(z) if z > 0 else 2 / mp.sqrt(mp.pi)
 
 
+def serf_gate(e):
+    """The gate of serf over e, e = exp(x)."""
+    return mp.erf(mp.log1p(e)) / e if e else 2 / mp.sqrt(mp.pi)
+
+
+def serf_gate_slope(e):
+    """The slope of the gate of serf in e = exp(x)."""
+    return 2 / mp.sqrt(mp.pi) * mp.exp(-(mp.log1p(e) ** 2)) / (1 + e)
+
+
+def logish_gate(e):
+    """The gate of logish over e, e = exp(x), less 1, over e."""
+    return (mp.log1p(e / (1 + e)) / e - 1) / e if e else -mp.mpf(3) / 2
+
+
+def logish_rest(e):
+    """The gate of logish less log(2), over e = exp(-x)."""
+    return mp.log1p(-e / (2 + 2 * e)) / e if e else -mp.mpf(1) / 2
+
+
+def serf_near(x):
+    """The gate of serf less its value at 0, over x."""
+    slope = 2 / mp.sqrt(mp.pi) * mp.exp(-(mp.log(2) ** 2)) / 2
+    return (mp.erf(softplus(x)) - mp.erf(mp.log(2))) / x if abs(x) > 1e-25 else slope
+
+
+def logish_near(x):
+    """The gate of logish less its value at 0, over x."""
+    return (mp.log1p(sigmoid(x)) - mp.log(1.5)) / x if abs(x) > 1e-25 else mp.mpf(1) / 6
+
+
+def phish_near(x):
+    """The gate of phish over x."""
+    return mp.tanh(x * mp.ncdf(x)) / x if x else mp.mpf(1) / 2
+
+
+def tanh_over(z):
+    """tanh(x)/x as a function of z = x^2."""
+    x = mp.sqrt(z)
+    return mp.tanh(x) / x if z > 0 else mp.mpf(1)
+
+
 def tanh_defect(z):
     """(x - tanh(x))/x^3 as a function of z = x^2."""
     x = mp.sqrt(z)
@@ -74,6 +125,11 @@ def tanh_defect(z):
 def over_x(function):
     """function(x)/x, for a function of slope 1 that is 0 at 0."""
     return lambda x: function(x) / x if x else mp.mpf(1)
+
+
+def beyond_x(function):
+    """(function(x) - x)/x^2, for a function of slope 1 that is 0 at 0."""
+    return lambda x: (function(x) - x) / x**2 if x else mp.diff(function, 0, 2) / 2
 
 
 def sigmoid(x):
@@ -97,16 +153,16 @@ SLOPES = {  # of functions whose slope crosses zero
     "MISH": lambda x: mp.diff(lambda v: v * mp.tanh(softplus(v)), x),
     "PHISH": lambda x: mp.diff(lambda v: v * mp.tanh(v * mp.ncdf(v)), x),
     "SERF": lambda x: mp.diff(lambda v: v * mp.erf(softplus(v)), x),
+    "SILU": lambda x: mp.diff(lambda v: v * sigmoid(v), x),
     "TANHEXP": lambda x: mp.diff(lambda v: v * mp.tanh(mp.exp(v)), x),
 }
 
 
 @functools.cache
 def roots():
-    """Where the slopes cross zero; of gelu and silu, minus that."""
+    """Where the slopes cross zero; of gelu, minus that."""
     return {
         "GELU": mp.findroot(gelu_slope_excess, 0.75),
-        "SILU": mp.findroot(lambda a: 1 + mp.exp(-a) - a, 1.28),
         **{
             name: mp.findroot(slope, -0.75 if name == "GELU_TANH" else -1.2)
             for name, slope in SLOPES.items()
@@ -117,10 +173,11 @@ def roots():
 # How far a fit reaches to the left and to the right of a root, and the degrees of the two fits.
 ROOTS = {
     "GELU_TANH": (0.5, 0.5, 8, 18),
-    "LOGISH": (1.25, 1.25, 11, 24),
-    "MISH": (0.375, 0.375, 6, 15),
-    "PHISH": (0.875, 0.5, 12, 26),
+    "LOGISH": (1.25, 0.75, 10, 22),
+    "MISH": (0.375, 1.1875, 9, 22),
+    "PHISH": (1.0, 0.5, 12, 28),
     "SERF": (2.25, 0.75, 12, 28),
+    "SILU": (0.4, 0.8, 7, 17),
     "TANHEXP": (0.875, 0.875, 11, 26),
 }
 
@@ -138,25 +195,45 @@ def about_root(name, degree):
 
 HALF_LOG2 = mp.log(2) / 2
 MOEBIUS = "t = (a - c)/(a + c)"
+CENTRED = "e - 3/4, e in [0, 1]"
 TABLES = {
     "TANH_WIDE_32": ("z = x^2 in [0, 2.2]", lambda: fit(tanh_defect, 0, 2.2, 10)),
     "TANH_WIDE_64": ("z = x^2 in [0, 2.2]", lambda: fit(tanh_defect, 0, 2.2, 24)),
-    "NORMAL_TAIL_32": (MOEBIUS, lambda: in_moebius(normal_tail, 32, 14.5, 10)),
-    "NORMAL_TAIL_64": (MOEBIUS, lambda: in_moebius(normal_tail, 64, 39.0, 28)),
     "NORMAL_NEAR_32": ("z = x^2 in [0, 0.5]", lambda: fit(normal_near, 0, 0.5, 5)),
     "NORMAL_NEAR_64": ("z = x^2 in [0, 0.5]", lambda: fit(normal_near, 0, 0.5, 12)),
-    "GELU_SLOPE_32": (MOEBIUS, lambda: in_moebius(gelu_slope, 32, 14.5, 10, power=0)),
-    "GELU_SLOPE_64": (MOEBIUS, lambda: in_moebius(gelu_slope, 64, 39.0, 28, power=0)),
-    "ERFC_TAIL_32": (MOEBIUS, lambda: in_moebius(erfc_tail, 32, 10.5, 10)),
-    "ERFC_TAIL_64": (MOEBIUS, lambda: in_moebius(erfc_tail, 64, 27.5, 28)),
+    "GELU_SLOPE_32": (MOEBIUS, lambda: in_moebius(gelu_slope, 32, 14.5, 10)),
+    "GELU_SLOPE_64": (MOEBIUS, lambda: in_moebius(gelu_slope, 64, 39.0, 28)),
+    "GELU_TAIL_32": (MOEBIUS, lambda: in_moebius(gelu_tail, 32, 14.5, 9, start=0.7)),
+    "GELU_TAIL_64": (MOEBIUS, lambda: in_moebius(gelu_tail, 64, 39.0, 27, start=0.7)),
+    "ERFC_TAIL_32": (MOEBIUS, lambda: in_moebius(erfc_tail, 32, 10.5, 12)),
+    "ERFC_TAIL_64": (MOEBIUS, lambda: in_moebius(erfc_tail, 64, 27.5, 30)),
     "ERF_NEAR_32": ("z = x^2 in [0, 1]", lambda: fit(erf_near, 0, 1, 7)),
     "ERF_NEAR_64": ("z = x^2 in [0, 1]", lambda: fit(erf_near, 0, 1, 14)),
-    "EXPM1_32": ("|x| < log(2)/2", lambda: fit(over_x(mp.expm1), -HALF_LOG2, HALF_LOG2, 5)),
-    "EXPM1_64": ("|x| < log(2)/2", lambda: fit(over_x(mp.expm1), -HALF_LOG2, HALF_LOG2, 11)),
+    "EXPM1_32": ("|x| < log(2)/2", lambda: fit(beyond_x(mp.expm1), -HALF_LOG2, HALF_LOG2, 4)),
+    "EXPM1_64": ("|x| < log(2)/2", lambda: fit(beyond_x(mp.expm1), -HALF_LOG2, HALF_LOG2, 10)),
     "LOG1P_32": ("x in [0, 1]", lambda: fit(over_x(mp.log1p), 0, 1, 9)),
     "LOG1P_64": ("x in [0, 1]", lambda: fit(over_x(mp.log1p), 0, 1, 22)),
     "LOG1M_32": ("x in [-1/2, 0]", lambda: fit(over_x(mp.log1p), -0.5, 0, 9)),
     "LOG1M_64": ("x in [-1/2, 0]", lambda: fit(over_x(mp.log1p), -0.5, 0, 22)),
+    "SERF_32": (CENTRED, lambda: about(0.75, serf_gate, 9)),
+    "SERF_64": (CENTRED, lambda: about(0.75, serf_gate, 22)),
+    "SERF_RISE_32": (CENTRED, lambda: about(0.75, serf_gate_slope, 10)),
+    "SERF_RISE_64": (CENTRED, lambda: about(0.75, serf_gate_slope, 24)),
+    "LOGISH_32": (CENTRED, lambda: about(0.75, logish_gate, 13)),
+    "LOGISH_64": (CENTRED, lambda: about(0.75, logish_gate, 29)),
+    "LOGISH_REST_32": (CENTRED, lambda: about(0.75, logish_rest, 9)),
+    "LOGISH_REST_64": (CENTRED, lambda: about(0.75, logish_rest, 22)),
+    **{
+        f"{name}_NEAR_{bits}": ("|x| < 3/4", functools.partial(fit, function, -0.75, 0.75, degree))
+        for name, function, *degrees in (
+            ("SERF", serf_near, 9, 22),
+            ("LOGISH", logish_near, 8, 20),
+            ("PHISH", phish_near, 13, 30),
+        )
+        for bits, degree in zip((32, 64), degrees, strict=True)
+    },
+    "TANH_UNIT_32": ("z = x^2 in [0, 1]", lambda: fit(tanh_over, 0, 1, 7)),
+    "TANH_UNIT_64": ("z = x^2 in [0, 1]", lambda: fit(tanh_over, 0, 1, 16)),
     **{
         f"{name}_SLOPE_{bits}": (
             f"d = x - root in [-{left}, {right}]",

@@ -1,11 +1,13 @@
 """Further self-gated functions, of the search for what follows SiLU and GELU."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from jaxact.activations import _coefficients as fits
 from jaxact.activations import _special as sp
 from jaxact.activations._core import Number, as_number, elementwise, ruled
 from jaxact.activations._self_gated import bounded, bounded_below, swish
@@ -29,11 +31,15 @@ def quick_gelu(x: Any, /) -> Out:
 
 
 def _eswish_value(x: Array, beta: float) -> Array:
-    return beta * bounded_below(x) * sp.sigmoid(x)
+    y = bounded_below(x)
+    z, error = (beta * y, 0.0) if sp.exact(beta) else sp.scaled_product(y, beta)
+    power, w = sp.negative_parts(-jnp.abs(x))
+    top = jnp.where(x < 0, (z + (z * w + error)) * power, z)
+    return top / (1.0 + (1.0 + w) * power)
 
 
 def _eswish_slope(x: Array, beta: float) -> Array:
-    return beta * sp.silu_slope(x)
+    return sp.silu_slope(x, beta)
 
 
 _eswish = elementwise(_eswish_value, _eswish_slope)
@@ -109,24 +115,35 @@ def su(x: Any, /) -> Out:
     return _su(x)
 
 
+def _gate_fit(e: Array, name: str) -> Array:
+    """The fit of this name at e = exp(-|x|)."""
+    return sp.horner(e - 0.75, getattr(fits, f"{name}_{64 if sp.is_double(e) else 32}"))
+
+
+def _near_zero(x: Array, middle: float, name: str, further: Array) -> Array:
+    """X times its gate, whose value at 0 is ``middle``; from |x| = 3/4 on, ``further``."""
+    near = jnp.abs(x) < 0.75
+    fit = sp.horner(x, getattr(fits, f"{name}_NEAR_{64 if sp.is_double(x) else 32}"))
+    return jnp.where(near, x * (middle + x * fit), further)
+
+
 def _serf_value(x: Array) -> Array:
-    e, y, z = sp.decay(x), sp.softplus(x), bounded_below(x)
+    """With e = exp(x), where x < 0 the gate is e times a fit, else 1 - erfc(log(1 + exp(x)))."""
     parts = sp.negative_parts(-jnp.abs(x))
-    below = sp.times_exp(z * (sp.log1p_ratio(e) * sp.erf_ratio(y)), parts)
-    return jnp.where(x < -1, below, z * sp.erf(y))
+    below = sp.times_exp(bounded_below(x) * _gate_fit(sp.decay(x), "SERF"), parts)
+    above = x - sp.capped(x, 2000.0) * sp.erfc_tail(sp.softplus(x))
+    return _near_zero(x, math.erf(math.log(2)), "SERF", jnp.where(x < 0, below, above))
 
 
 _ERF_SLOPE = 1.1283791670955125739
 
 
 def _serf_slope(x: Array) -> Array:
-    """erf(y) + 2/sqrt(pi) x exp(-y^2) s, s = sigmoid(x); s is a factor of y, where x < 0."""
+    """erf(y) + 2/sqrt(pi) x exp(-y^2) sigmoid(x), y = log(1 + exp(x)); e is a factor, x < 0."""
     e, y, z = sp.decay(x), sp.softplus(x), bounded(x)
-    s, bell = sp.sigmoid(x), z * sp.gaussian(y)
-    # Where x < 0, y < log(2): erf(y) = y erf_ratio(y), y = e log1p_ratio(e), and s = e (1 - s).
-    ratio = sp.log1p_ratio(e) * sp.erf_ratio(y, _ERF_SLOPE)
-    below = (_ERF_SLOPE * e) * (ratio + (bell - bell * s))
-    above = sp.erf(y) + _ERF_SLOPE * bell * s
+    rise = _gate_fit(e, "SERF") + z * _gate_fit(e, "SERF_RISE")
+    below = sp.times_exp(rise, sp.negative_parts(-jnp.abs(x)))
+    above = sp.erf(y) + _ERF_SLOPE * (z * sp.gaussian(y)) * sp.sigmoid(x)
     return sp.through_root(x, jnp.where(x < 0, below, above), "SERF")
 
 
@@ -155,16 +172,24 @@ def serf(x: Any, /) -> Out:
 
 
 def _logish_value(x: Array) -> Array:
-    e, s = sp.decay(x), sp.sigmoid(x)
-    # The same as s, with fewer roundings where e is small.
-    return bounded_below(x) * sp.log1p(jnp.where(x < 0, e - e * s, s))
+    """With e = exp(-|x|), log(1 + sigmoid(x)) is e + e^2 times a fit where x < 0.
+
+    Elsewhere it is log(2) + e times another.
+    """
+    e, y = sp.decay(x), bounded_below(x)
+    below = sp.times_exp(y, sp.negative_parts(-jnp.abs(x)))
+    below = below + below * (e * _gate_fit(e, "LOGISH"))
+    above = y * (math.log(2) + e * _gate_fit(e, "LOGISH_REST"))
+    return _near_zero(x, math.log(1.5), "LOGISH", jnp.where(x < 0, below, above))
 
 
 def _logish_slope(x: Array) -> Array:
-    """log(1 + s) + x s (1 - s)/(1 + s), s = sigmoid(x); s is a factor where x < 0."""
-    e, s, y = sp.decay(x), sp.sigmoid(x), bounded(x)
-    below = s * (sp.log1p_ratio(s) + y / (1.0 + 2.0 * e))
-    above = sp.log1p(s) + y * e / ((1.0 + e) * (2.0 + e))
+    """log(1 + s) + x s (1 - s)/(1 + s), s = sigmoid(x); e = exp(x) is a factor where x < 0."""
+    e, y = sp.decay(x), bounded(x)
+    rise = y / jnp.where(x < 0, 1.0 + e * (3.0 + 2.0 * e), (1.0 + e) * (2.0 + e))
+    below = 1.0 + e * _gate_fit(e, "LOGISH") + rise
+    above = math.log(2) + e * (_gate_fit(e, "LOGISH_REST") + rise)
+    below = sp.times_exp(below, sp.negative_parts(-jnp.abs(x)))
     return sp.through_root(x, jnp.where(x < 0, below, above), "LOGISH")
 
 
@@ -201,7 +226,8 @@ def _phish_slope(x: Array) -> Array:
 
 def _phish_value(x: Array) -> Array:
     y = sp.gelu(x)
-    return bounded_below(x) * jnp.where(y < 0.5, y - sp.tanh_defect(y), sp.tanh(y))
+    further = bounded_below(x) * jnp.where(y < 1.0, y - sp.tanh_defect(y), sp.tanh(y))
+    return _near_zero(x, 0.0, "PHISH", further)
 
 
 _phish = elementwise(_phish_value, _phish_slope)
@@ -222,16 +248,33 @@ def phish(x: Any, /) -> Out:
     return _phish(x)
 
 
+def _tanh_over(e: Array) -> Array:
+    """tanh(e)/e, e at most 1."""
+    fit = fits.TANH_UNIT_64 if sp.is_double(e) else fits.TANH_UNIT_32
+    return sp.horner(e * e, fit)
+
+
+def _tanhexp_value(x: Array) -> Array:
+    """With e = exp(x) it is x e (tanh(e)/e) where x < 0, else x - 2 x q/(1 + q), q = exp(-2e)."""
+    parts = sp.negative_parts(-jnp.abs(x))
+    below = sp.times_exp(bounded_below(x) * _tanh_over(sp.decay(x)), parts)
+    q = sp.exp_negative(-2.0 * jnp.exp(jnp.minimum(x, 4.0)))
+    return jnp.where(x < 0, below, x - sp.capped(x, 4.0) * (2.0 * q / (1.0 + q)))
+
+
 def _tanhexp_slope(x: Array) -> Array:
-    y = jnp.exp(jnp.minimum(x, 8.0))
-    return sp.through_root(x, sp.tanh(y) + bounded(x) * y * sp.sech2(y), "TANHEXP")
+    """tanh(e) + x e/cosh(e)^2, e = exp(x), with the parts of the value."""
+    small, e, y = sp.decay(x), jnp.exp(jnp.minimum(x, 4.0)), bounded(x)
+    ratio = _tanh_over(small)
+    tanh = small * ratio
+    below = sp.times_exp(ratio + y * (1.0 - tanh * tanh), sp.negative_parts(-jnp.abs(x)))
+    q = sp.exp_negative(-2.0 * e)
+    double = 2.0 / (1.0 + q)
+    above = 1.0 - q * (double * (1.0 - y * e * double))
+    return sp.through_root(x, jnp.where(x < 0, below, above), "TANHEXP")
 
 
-_tanhexp = elementwise(
-    lambda x: bounded_below(x) * sp.tanh(jnp.exp(jnp.minimum(x, 8.0))),
-    _tanhexp_slope,
-    name="tanhexp",
-)
+_tanhexp = elementwise(_tanhexp_value, _tanhexp_slope)
 
 
 def tanhexp(x: Any, /) -> Out:

@@ -177,12 +177,13 @@ mish_gate = ruled(_mish_gate, mish_gate_slope)
 
 
 def _mish_value(x: Array) -> Array:
-    """With h = e (1 + e/2), e = exp(x), the gate is h/(1 + h) where x < 0."""
+    """With h = e (1 + e/2), e = exp(-|x|), it is x - x/(1 + h), or x h/(1 + h), where x < 0."""
     e, y = sp.decay(x), bounded_below(x)
-    h = e + 0.5 * e * e
-    below = sp.times_exp(y * (1.0 + 0.5 * e), sp.negative_parts(-jnp.abs(x)))
-    top = jnp.where(x < 0, below, y * (1.0 + 2.0 * e))
-    return top / jnp.where(x < 0, 1.0 + h, 1.0 + 2.0 * (e + e * e))
+    far = x < -0.5
+    below = sp.times_exp(y + y * (0.5 * e), sp.negative_parts(-jnp.abs(x)))
+    top = jnp.where(far, below, jnp.where(x < 0, -y, -2.0 * sp.capped(y, 2000.0) * (e * e)))
+    bottom = jnp.where(x < 0, 1.0 + (e + 0.5 * e * e), 1.0 + 2.0 * (e + e * e))
+    return jnp.where(far, 0.0, y) + top / bottom
 
 
 def _mish_slope(x: Array) -> Array:

@@ -94,31 +94,57 @@ def capped(x: Array, limit: float) -> Array:
     return jnp.where(x > limit, limit, x)
 
 
-def magnitude(x: Array, beyond: float = 0.0) -> Array:
-    """|x|, no more than (by default) where exp(-|x|) is 0."""
-    return capped(jnp.abs(x), beyond - lowest(x))
+def magnitude(x: Array) -> Array:
+    """|x|, no more than where exp(-|x|) is 0."""
+    return capped(jnp.abs(x), -lowest(x))
+
+
+def _power_of_two(n: Array) -> Array:
+    """2^n, for whole numbers n among the exponents."""
+    # An integer added to this is seen in its lowest bits, from where it becomes the exponent.
+    magic = 1.5 * 2.0**52 + 1023 if is_double(n) else 1.5 * 2.0**23 + 127
+    _, _, width = _LAYOUT[n.dtype.itemsize]
+    return _from_bits(_bits(n + magic) << width, n)
+
+
+def _halvings(x: Array) -> Array:
+    """x/log(2), to the nearest whole number."""
+    return lax.round(x * _LOG2E, lax.RoundingMethod.TO_NEAREST_EVEN)
 
 
 def _reduced(x: Array, shift: float, low: Array | float) -> tuple[Array, Array, Array]:
     """2^n and r, in two parts, with x + shift + low = n log(2) + r, |r| < 0.35."""
-    double = is_double(x)
-    upper, lower = _LOG2[64 if double else 32]
-    n = lax.round((x + shift if shift else x) * _LOG2E, lax.RoundingMethod.TO_NEAREST_EVEN)
+    upper, lower = _LOG2[64 if is_double(x) else 32]
+    n = _halvings(x + shift if shift else x)
     r = (x - n * upper) + shift if shift else x - n * upper
-    # An integer added to this is seen in its lowest bits, from where it becomes the exponent.
-    magic = 1.5 * 2.0**52 + 1023 if double else 1.5 * 2.0**23 + 127
-    _, _, width = _LAYOUT[x.dtype.itemsize]
-    return _from_bits(_bits(n + magic) << width, x), r, low - n * lower
+    return _power_of_two(n), r, low - n * lower
+
+
+def _beyond(r: Array) -> Array:
+    """(exp(r) - 1 - r)/r^2."""
+    return horner(r, fits.EXPM1_64 if is_double(r) else fits.EXPM1_32)
 
 
 def _expm1_reduced(r: Array) -> Array:
-    return r * horner(r, fits.EXPM1_64 if is_double(r) else fits.EXPM1_32)
+    # Beside r the rest is small, and so is what rounding does to it.
+    return r + r * r * _beyond(r)
 
 
 def exp_parts(x: Array, shift: float = 0.0, low: Array | float = 0.0) -> tuple[Array, Array]:
     """2^n and w with exp(x + shift + low) = 2^n (1 + w), for lowest(x) <= x <= 80."""
     power, r, rest = _reduced(x, shift, low)
     return power, _expm1_reduced(r + rest)
+
+
+def expm1_saturating(x: Array, low: Array | float = 0.0) -> Array:
+    """exp(x + low) - 1, for |x| <= 40, of which what is used saturates as tanh does.
+
+    The argument's error of n/2 units in the last place of log(2) then does no harm.
+    """
+    n = _halvings(x)
+    power, r = _power_of_two(n), x - n * math.log(2)
+    w = r + (low + r * r * _beyond(r))
+    return (power - 1.0) + power * w
 
 
 def times_exp(y: Array, parts: tuple[Array, Array]) -> Array:
@@ -180,6 +206,18 @@ def from_root(a: Array, root: tuple[float, float], there: Array) -> Array:
     return (a - root[0]) - jnp.where(there, root[1], 0.0)
 
 
+def near_root(x: Array, low: Array | float, name: str, scale: float = 1.0) -> tuple[Array, Array]:
+    """Whether x + low is within reach of a slope's root, and there scale slope exp(-x)."""
+    bits = 64 if is_double(x) else 32
+    root, rest = getattr(fits, f"{name}_ROOT_{bits}")
+    coefficients = tuple(scale * c for c in getattr(fits, f"{name}_SLOPE_{bits}"))
+    left, right = getattr(fits, f"{name}_REACH")
+    d = (x - root) + low
+    near = jnp.abs(d - (right - left) / 2) < (left + right) / 2
+    # What the root leaves to its second part matters next to it only, where the fit is constant.
+    return near, d * horner(d, coefficients) - rest * coefficients[-1]
+
+
 # The logistic family
 
 
@@ -225,36 +263,31 @@ sigmoid_of_minus = ruled(_sigmoid_of_minus, lambda x: -bell(x))
 softplus = ruled(_softplus, sigmoid)
 
 
-def from_lower(x: Array, top: Array, bottom: Array | float = 1.0) -> Array:
-    """top/bottom where x < 0, else 1 - top/bottom: a quotient used once stays in one kernel."""
-    return jnp.where(x < 0, 0.0, 1.0) + jnp.where(x < 0, top, -top) / bottom
+def _silu_slope(z: Array, low: Array | float = 0.0, scale: float = 1.0) -> Array:
+    """The slope of scale z sigmoid(z) at z + low, |low| small; those at z and -z sum to scale.
 
-
-def _silu_slope(z: Array, low: Array | float = 0.0) -> Array:
-    """The slope of z sigmoid(z) at z + low, |low| small; the slopes at z and -z sum to 1.
-
-    At -a it is e (1 - a + e)/(1 + e)^2 with e = exp(-a). With a = a0 + d about the root a0, where
-    e0 = a0 - 1, and e = e0 2^n (1 + w), the bracket is e0 (2^n - 1 + 2^n w) - d: nothing cancels.
+    At -a it is e (1 - a + e)/(1 + e)^2 with e = exp(-a), and near its root e times a fit.
     """
-    root = fits.SILU_ROOT_64 if is_double(z) else fits.SILU_ROOT_32
-    e0 = float(np.asarray((root[0] - 1.0) + root[1], z.dtype))
-    missing = ((root[0] - 1.0 - e0) + root[1]) / e0
-    a = magnitude(z, 1.25)
+    a = magnitude(z)
     if isinstance(low, Array):
-        low = jnp.where(z < 0, -low, low)
+        low = jnp.where(z < 0, low, -low)
         low = jnp.where(jnp.abs(z) > a, 0.0, low)
-    power, w = exp_parts(-a, root[0], root[1] - low)
-    e = (e0 + e0 * (w + missing)) * power
-    rise = (power - 1.0) + power * w
-    lower = e * (e0 * rise - (from_root(a, root, z < 0) + low))
-    return from_lower(z, lower, 1.0 + e * (2.0 + e))
+    power, w = exp_parts(-a, low=low)
+    e = power + power * w
+    near, fit = near_root(-a, low, "SILU", scale)
+    bottom = 1.0 / scale + e * (2.0 / scale + e * (1.0 / scale))
+    lower = e * jnp.where(near, fit, ((1.0 - a) + (e + low)) / bottom)
+    return jnp.where(z < 0, lower, scale - lower)
 
 
 def _silu_curvature(x: Array) -> Array:
     return bell(x) * (2.0 - jnp.clip(x, -2000.0, 2000.0) * tanh(0.5 * x))
 
 
-silu_slope = ruled(lambda x: _silu_slope(x), _silu_curvature)
+silu_slope = ruled(
+    lambda x, scale=1.0: _silu_slope(x, scale=scale),
+    lambda x, scale=1.0: scale * _silu_curvature(x),
+)
 
 
 def _tanh(x: Array) -> Array:
@@ -310,50 +343,26 @@ gaussian = gaussian_of(1.0)
 half_gaussian = gaussian_of(0.5)
 
 
-def _moebius(a: Array) -> Array:
-    """The variable (a - c)/(a + c) of the fits to a tail."""
+def _tail_fit(a: Array, name: str) -> Array:
+    """The fit of this name at a >= 0, a polynomial in (a - c)/(a + c)."""
     if is_double(a):
-        return (a - fits.CENTRE_64) / (a + fits.CENTRE_64)
-    return (a - fits.CENTRE_32) * (1.0 / (a + fits.CENTRE_32))
-
-
-def _tail(a: Array, fit_32: tuple[float, ...], fit_64: tuple[float, ...]) -> Array:
-    """A fit in the variable of `_moebius`, over a + c."""
-    t = _moebius(a)
-    # Two divisions round less often; float32 has no need of it, and is faster with one.
-    if is_double(a):
-        return horner(t, fit_64) / (a + fits.CENTRE_64)
-    return horner(t, fit_32) * (1.0 / (a + fits.CENTRE_32))
+        c = fits.CENTRE_64
+        return horner((a - c) / (a + c), getattr(fits, f"{name}_64"))
+    c = fits.CENTRE_32
+    # A quotient is rounded once less; the CPU is faster with a reciprocal.
+    return horner((a - c) * (1.0 / (a + c)), getattr(fits, f"{name}_32"))
 
 
 def _normal_argument(x: Array) -> Array:
     return capped(jnp.abs(x), 39.0 if is_double(x) else 14.5)
 
 
-def _normal_tail(a: Array) -> Array:
-    """Phi(-a) over exp(-a^2/2), a >= 0."""
-    return _tail(a, fits.NORMAL_TAIL_32, fits.NORMAL_TAIL_64)
-
-
-def _normal_near(x: Array) -> Array:
-    z = jnp.minimum(x * x, 0.5)
-    return 0.5 + x * horner(z, fits.NORMAL_NEAR_64 if is_double(x) else fits.NORMAL_NEAR_32)
-
-
-def _normal_cdf(x: Array) -> Array:
-    a = _normal_argument(x)
-    upper = times_exp(_normal_tail(a), square_parts(a, 0.5))
-    far = jnp.where(x < 0, upper, 1.0 - upper)
-    return jnp.where(x * x < 0.5, _normal_near(x), far)
-
-
 def _gelu(x: Array) -> Array:
     a = _normal_argument(x)
-    y = jnp.clip(x, lowest(x), -lowest(x))
-    # In this order nothing underflows before the product does.
-    lower = times_exp(y * _normal_tail(a), square_parts(a, 0.5))
-    far = jnp.where(x < 0, lower, x - lower)
-    return jnp.where(x * x < 0.5, y * _normal_near(x), far)
+    far = jnp.maximum(x, 0.0) - times_exp(_tail_fit(a, "GELU_TAIL"), square_parts(a, 0.5))
+    z = jnp.minimum(x * x, 0.5)
+    near = 0.5 * x + z * horner(z, fits.NORMAL_NEAR_64 if is_double(x) else fits.NORMAL_NEAR_32)
+    return jnp.where(x * x < 0.5, near, far)
 
 
 def normal_pdf(x: Array) -> Array:
@@ -361,16 +370,11 @@ def normal_pdf(x: Array) -> Array:
     return half_gaussian(x) * 0.3989422804014326779
 
 
-normal_cdf = ruled(_normal_cdf, normal_pdf)
-
-
 def _gelu_slope(x: Array) -> Array:
     """The slope of gelu, a0 the root of that of gelu(-a); the slopes at x and -x sum to 1."""
-    double = is_double(x)
     a = _normal_argument(x)
-    d = from_root(a, fits.GELU_ROOT_64 if double else fits.GELU_ROOT_32, x < 0)
-    excess = d * horner(_moebius(a), fits.GELU_SLOPE_64 if double else fits.GELU_SLOPE_32)
-    lower = times_exp(excess, square_parts(a, 0.5))
+    d = from_root(a, fits.GELU_ROOT_64 if is_double(x) else fits.GELU_ROOT_32, x < 0)
+    lower = times_exp(d * _tail_fit(a, "GELU_SLOPE"), square_parts(a, 0.5))
     return jnp.where(x < 0, lower, 1.0 - lower)
 
 
@@ -378,10 +382,10 @@ gelu_slope = ruled(_gelu_slope, lambda x: (2.0 - jnp.clip(x * x, 0.0, 2000.0)) *
 gelu = ruled(_gelu, gelu_slope)
 
 
-def _erfc_tail(a: Array) -> Array:
+def erfc_tail(a: Array) -> Array:
     """erfc(a), a >= 0."""
     b = capped(a, 27.5 if is_double(a) else 10.5)
-    return times_exp(_tail(b, fits.ERFC_TAIL_32, fits.ERFC_TAIL_64), square_parts(b))
+    return times_exp(_tail_fit(b, "ERFC_TAIL"), square_parts(b))
 
 
 def erf_ratio(x: Array, unit: float = 1.0) -> Array:
@@ -392,7 +396,7 @@ def erf_ratio(x: Array, unit: float = 1.0) -> Array:
 
 def _erf(x: Array) -> Array:
     a = jnp.abs(x)
-    return jnp.where(a < 1.0, x * erf_ratio(x), with_sign(1.0 - _erfc_tail(a), x))
+    return jnp.where(a < 1.0, x * erf_ratio(x), with_sign(1.0 - erfc_tail(a), x))
 
 
 erf = ruled(_erf, lambda x: gaussian(x) * 1.1283791670955125739)
@@ -400,12 +404,7 @@ erf = ruled(_erf, lambda x: gaussian(x) * 1.1283791670955125739)
 
 def through_root(x: Array, slope: Array, name: str) -> Array:
     """The slope; within reach of its root exp(x) times the distance times a fit of the rest."""
-    bits = 64 if is_double(x) else 32
-    left, right = getattr(fits, f"{name}_REACH")
-    d = from_root(x, getattr(fits, f"{name}_ROOT_{bits}"), x < 0)
-    near = (d > -left) & (d < right)
-    d = jnp.where(near, d, 0.0)
-    fit = d * horner(d, getattr(fits, f"{name}_SLOPE_{bits}"))
+    near, fit = near_root(x, 0.0, name)
     # There x < 0, and exp(-|x|) is at hand.
     return jnp.where(near, decay(x) * fit, slope)
 

@@ -8,7 +8,7 @@ import pytest
 from jaxact import activations
 
 # Below these XLA on CPU flushes a subnormal, of the result or of the exponential in it, to zero.
-FRINGE = {"float32": 2e-36, "float64": 1e-304}
+FRINGE = {"float32": 3e-36, "float64": 1e-304}
 
 # Slopes that cross zero infinitely often, as a difference of two terms: there the error is in ulp
 # of the larger term, and of snake, whose slope 1 + sin(2x) touches zero, from |x| = 1e5 on of 1.
@@ -19,8 +19,9 @@ TERMS = {
 }
 
 
-# What misses the bar of 3 ulp in value, by how much it was measured to.
-VALUES = {("phish", "float32"): 3.2, ("phish", "float64"): 3.2, ("gelu", "float64"): 3.25}
+# What misses the bars of 3 ulp in value and 4 in slope, by how much it was measured to.
+VALUES = {("phish", "float32"): 3.3}
+SLOPES = {("phish", "float32"): 4.4}
 
 
 def _worst(name, x, got, truth, bar, errors_in_ulps, floor=None):
@@ -58,12 +59,40 @@ def test_value_and_slope(name, dtype, references, errors_in_ulps):
         alone = np.asarray(f(jnp.asarray(x)))
     assert y.dtype == slopes.dtype == dtype
     # The compiler may fuse the two programs differently.
-    bar = VALUES.get((name, dtype), 3.0)
     for v in (y, alone):
-        _worst(name, x, v, value, bar, errors_in_ulps)
+        _value(name, x, v, value, errors_in_ulps)
+    _slope(name, x, slopes, slope, errors_in_ulps)
+
+
+def _value(name, x, got, truth, errors_in_ulps):
+    _worst(name, x, got, truth, VALUES.get((name, str(x.dtype)), 3.0), errors_in_ulps)
+
+
+def _slope(name, x, got, truth, errors_in_ulps):
     smooth = ~np.isin(x, activations.info(name).breakpoints)
-    floor = TERMS[name](x[smooth].astype(np.float64)) if name in TERMS else None
-    _worst(name, x[smooth], slopes[smooth], slope[:, smooth], 4.0, errors_in_ulps, floor)
+    x, got, truth = x[smooth], got[smooth], truth[:, smooth]
+    floor = TERMS[name](x.astype(np.float64)) if name in TERMS else None
+    bar = SLOPES.get((name, str(x.dtype)), 4.0)
+    _worst(name, x, got, truth, bar, errors_in_ulps, floor)
+
+
+@pytest.mark.parametrize("name", activations.names())
+def test_float32_between_the_points_of_the_grid(name, errors_in_ulps):
+    """100,000 more numbers, against our float64, which the test above holds to 4 of its own ulp."""
+    bits = np.arange(np.float32(1e-30).view(np.int32), np.float32(3e38).view(np.int32), 32749)
+    x = bits.astype(np.int32).view(np.float32)
+    x = x if name == "log1mexp" else np.concatenate([-x, x])
+    f = activations.get(name)
+
+    def both(x):
+        return jax.jvp(f, (x,), (jnp.ones_like(x),))
+
+    y, slopes = map(np.asarray, jax.jit(both)(jnp.asarray(x)))
+    with jax.enable_x64(True):
+        truths = [np.asarray(v) for v in jax.jit(both)(jnp.asarray(x, jnp.float64))]
+    value, slope = (np.stack([v, np.zeros_like(v)]) for v in truths)
+    _value(name, x, y, value, errors_in_ulps)
+    _slope(name, x, slopes, slope, errors_in_ulps)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
