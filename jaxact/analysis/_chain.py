@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
@@ -141,6 +142,26 @@ def _segment(item: Any, number: int) -> Segment:
         f"layer {number} must be a function x -> y, a module, a pair (Linen module, variables) or "
         f"a tuple (name, apply, params, depth); got {type(item).__name__}"
     )
+
+
+def split_arrays(chain: Chain) -> tuple[list[Array], Callable[[list[Array]], Chain]]:
+    """A chain's arrays, to be arguments of a compiled program, and the chain again from them.
+
+    Arrays that a compiled function closes over are copied into the program; and a module may hold
+    what is no array, which cannot be an argument.
+    """
+    leaves, structure = jax.tree.flatten([segment.params for segment in chain.segments])
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))]
+
+    def rebuild(arrays: list[Array]) -> Chain:
+        whole = list(leaves)
+        for i, array in zip(places, arrays, strict=True):
+            whole[i] = array
+        params = jax.tree.unflatten(structure, whole)
+        pairs = zip(chain.segments, params, strict=True)
+        return Chain(tuple(segment._replace(params=own) for segment, own in pairs))
+
+    return [leaves[i] for i in places], rebuild
 
 
 def run(chain: Chain, x: PyTree[Array]) -> PyTree[Array]:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int, PyTree
 
-from jaxact.analysis._chain import Chain, scan_layers
+from jaxact.analysis._chain import Chain, scan_layers, split_arrays
+from jaxact.analysis._devices import Devices
 from jaxact.analysis._measurement import Measurement, concatenate, measure_spectrum
 from jaxact.analysis._moments import (
     Moments,
@@ -103,6 +105,7 @@ def update_stream(
     x: PyTree[Array],
     /,
     *,
+    mask: Bool[Array, " batch"] | None = None,
     limits: tuple[float, float] = (-jnp.inf, jnp.inf),
 ) -> dict[str, LayerState]:
     """The states with one more batch seen. Pure; jit it with the states donated.
@@ -111,6 +114,7 @@ def update_stream(
       chain: a network, from `as_chain`.
       states: from `start_stream`.
       x: a batch of at least one example.
+      mask: which examples count, all by default; the others fill a batch up to its shape.
       limits: the activation's lower and upper limit, for saturated units; see `update_units`.
 
     Returns:
@@ -120,21 +124,23 @@ def update_stream(
     def visit(layer, h, state):
         h, units = responses(layer, h)
         finite = jnp.all(jnp.isfinite(h), axis=tuple(range(1, h.ndim)))
-        samples, mask = _rows(h, finite)
+        counted = finite if mask is None else finite & mask
+        lost = ~finite if mask is None else ~finite & mask
+        samples, of_sample = _rows(h, counted)
         return h, LayerState(
-            update_moments(state.moments, samples, mask=mask),
-            _update_ranges(state.units, [_rows(u, finite) for u in units], limits),
-            update_similarity(state.similarity, h, mask=finite),
-            state.non_finite + jnp.sum((~finite).astype(jnp.int32)),
+            update_moments(state.moments, samples, mask=of_sample),
+            _update_ranges(state.units, [_rows(u, counted) for u in units], limits),
+            update_similarity(state.similarity, h, mask=counted),
+            state.non_finite + jnp.sum(lost.astype(jnp.int32)),
         )
 
     return scan_layers(chain, visit, x, states)[1]
 
 
-def _rows(h: Array, finite: Array) -> tuple[Array, Array]:
-    """Positions as samples, and which of them belong to a finite example."""
+def _rows(h: Array, counted: Array) -> tuple[Array, Array]:
+    """Positions as samples, and which of them belong to an example that counts."""
     rows = h.reshape(-1, h.shape[-1])
-    return rows, jnp.repeat(finite, len(rows) // len(h))
+    return rows, jnp.repeat(counted, len(rows) // len(h))
 
 
 def _update_ranges(
@@ -184,31 +190,48 @@ def stream(
     *,
     form: str = "root",
     limits: tuple[float, float] = (-jnp.inf, jnp.inf),
+    mesh: Mesh | None = None,
 ) -> dict[str, LayerState]:
     """One pass of a network over a data set.
+
+    With a ``mesh`` every batch is spread over its devices, each of which keeps what it has seen to
+    itself until the end. Where the devices belong to several processes, every process makes the
+    call with batches of its own, in any number and of any size, over its own devices, and all get
+    what all have seen.
 
     Args:
       chain: a network, from `as_chain`.
       batches: batches, as the first segment takes them; each shape is compiled once.
       form: how second moments are kept; see `start_moments`.
       limits: the activation's limits, for saturated units; see `update_units`.
+      mesh: devices to spread each batch over; the default device by default.
 
     Returns:
       By segment name what was seen, for `measure_stream`. Memory does not grow with the data.
 
     Raises:
-      ValueError: if there is no batch, or a batch is empty.
+      ValueError: if there is no batch, a batch is empty, or no device of the mesh belongs to this
+        process.
     """
-    step = jax.jit(functools.partial(update_stream, chain, limits=limits), donate_argnums=0)
+    arrays, rebuild = split_arrays(chain)
+
+    def update(arrays, states, x, mask=None):
+        return update_stream(rebuild(arrays), states, x, mask=mask, limits=limits)
+
+    devices = None if mesh is None else Devices(mesh, update, reduce_streams)
+    step = jax.jit(update, donate_argnums=1) if devices is None else devices.update
+    arrays = arrays if devices is None else devices.replicate(arrays)
     states = None
     for x in batches:
         if any(leaf.shape[0] == 0 for leaf in jax.tree.leaves(x)):
             raise ValueError("batches must each hold at least one example; got an empty one")
-        states = start_stream(chain, x, form=form) if states is None else states
-        states = step(states, x)
+        if states is None:
+            states = start_stream(chain, x, form=form)
+            states = states if devices is None else devices.start(states)
+        states = step(arrays, states, x)
     if states is None:
         raise ValueError("batches must hold at least one batch; got none")
-    return states
+    return states if devices is None else devices.merge(states)
 
 
 def measure_stream(

@@ -1,5 +1,11 @@
 """Streamed features against all of them at once, in float64."""
 
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -243,6 +249,38 @@ class TestStream:
         assert int(states["layer_1"].units.count[0, 0]) == 30
         assert states["layer_1"].similarity.direction.shape == (1, 24)
 
+    def test_masked_examples_do_not_count(self, network, data):
+        filled = jnp.concatenate([data, jnp.full((2, 4), jnp.nan), 100 * data[:3]])
+        states = analysis.update_stream(
+            network,
+            analysis.start_stream(network, filled),
+            filled,
+            mask=jnp.arange(95) < 90,
+        )
+        expected = analysis.stream(network, [data])
+        assert states["first"].non_finite.tolist() == [0]
+        chex.assert_trees_all_close(states["deep"].units, expected["deep"].units, rtol=1e-5)
+        for name in expected:
+            chex.assert_trees_all_close(
+                states[name].similarity, expected[name].similarity, rtol=1e-5, atol=1e-5
+            )
+
+    def test_modules_with_leaves_that_are_no_arrays(self, data):
+        """As Equinox keeps an activation: a function among a module's leaves."""
+
+        @jax.tree_util.register_dataclass
+        @dataclasses.dataclass
+        class Dense:
+            weight: jax.Array
+            activation: object
+
+            def __call__(self, x):
+                return self.activation(x @ self.weight)
+
+        chain = analysis.as_chain([Dense(jnp.eye(4), jnp.tanh)])
+        states = analysis.stream(chain, [data])
+        assert float(states["layer_1"].units.largest.max()) == float(jnp.tanh(data).max())
+
     def test_too_little_data(self, network, data):
         with pytest.raises(ValueError, match="at least one batch; got none"):
             analysis.stream(network, [])
@@ -254,3 +292,56 @@ class TestStream:
         found = analysis.measure_stream(network, one, centred=False)
         assert found["numerical_rank"].value.tolist() == [1, 1, 1]
         assert not analysis.table(found).value.isna().any()
+
+
+SPREAD = """
+import sys, chex, jax, jax.numpy as jnp
+from jaxact import analysis
+
+address, processes, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+if processes > 1:
+    jax.distributed.initialize(address, processes, number)
+mesh = jax.make_mesh((2, jax.device_count() // 2), ("data", "model"))
+keys = jax.random.split(jax.random.key(0))
+chain = analysis.as_chain(
+    [("first", lambda w, x: jnp.tanh(x @ w), jax.random.normal(keys[0], (3, 4, 4)), 3)]
+)
+x = jax.random.normal(keys[1], (101, 4)).at[17].set(jnp.nan)
+# each process has its own share, in batches of its own count and sizes
+parts = jnp.split(x, [61])[number:][:1] if processes > 1 else [x]
+batches = jnp.split(parts[0], [7, 14] if number == 0 else [1])
+for form in ("root", "scatter"):
+    found = analysis.stream(chain, batches, form=form, limits=(-1, 1), mesh=mesh)
+    expected = analysis.stream(chain, [x], form=form, limits=(-1, 1))
+    assert found["first"].non_finite.tolist() == [1, 1, 1]
+    chex.assert_trees_all_close(found["first"].units, expected["first"].units, rtol=1e-5)
+    covariances = [jax.vmap(analysis.covariance)(s["first"].moments) for s in (found, expected)]
+    chex.assert_trees_all_close(*covariances, rtol=1e-5, atol=1e-6)
+    ranks = [analysis.measure_stream(chain, s) for s in (found, expected)]
+    for quantity in ("effective_rank", "cosine_similarity", "samples"):
+        chex.assert_trees_all_close(*(r[quantity].value for r in ranks), rtol=1e-5, atol=1e-6)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 2)])
+def test_over_devices_and_processes(processes, devices):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SPREAD, address, str(processes), str(number)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(processes)
+    ]
+    for process in running:
+        errors = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, errors
