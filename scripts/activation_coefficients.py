@@ -110,6 +110,12 @@ def phish_near(x):
     return mp.tanh(x * mp.ncdf(x)) / x if x else mp.mpf(1) / 2
 
 
+def arctan_beyond(z):
+    """(arctan(x)/x - 1)/x^2 as a function of z = x^2."""
+    x = mp.sqrt(z)
+    return (mp.atan(x) / x - 1) / z if z > 1e-25 else -mp.mpf(1) / 3
+
+
 def tanh_over(z):
     """tanh(x)/x as a function of z = x^2."""
     x = mp.sqrt(z)
@@ -197,18 +203,28 @@ HALF_LOG2 = mp.log(2) / 2
 MOEBIUS = "t = (a - c)/(a + c)"
 CENTRED = "e - 3/4, e in [0, 1]"
 TABLES = {
-    "TANH_WIDE_32": ("z = x^2 in [0, 2.2]", lambda: fit(tanh_defect, 0, 2.2, 10)),
-    "TANH_WIDE_64": ("z = x^2 in [0, 2.2]", lambda: fit(tanh_defect, 0, 2.2, 24)),
+    "TANH_DEFECT_32": ("z = x^2 in [0, 1]", lambda: fit(tanh_defect, 0, 1, 7)),
+    "TANH_DEFECT_64": ("z = x^2 in [0, 1]", lambda: fit(tanh_defect, 0, 1, 16)),
     "NORMAL_NEAR_32": ("z = x^2 in [0, 0.5]", lambda: fit(normal_near, 0, 0.5, 5)),
     "NORMAL_NEAR_64": ("z = x^2 in [0, 0.5]", lambda: fit(normal_near, 0, 0.5, 12)),
     "GELU_SLOPE_32": (MOEBIUS, lambda: in_moebius(gelu_slope, 32, 14.5, 10)),
     "GELU_SLOPE_64": (MOEBIUS, lambda: in_moebius(gelu_slope, 64, 39.0, 28)),
     "GELU_TAIL_32": (MOEBIUS, lambda: in_moebius(gelu_tail, 32, 14.5, 9, start=0.7)),
     "GELU_TAIL_64": (MOEBIUS, lambda: in_moebius(gelu_tail, 64, 39.0, 27, start=0.7)),
+    "GELU_TAIL_16": (MOEBIUS, lambda: in_moebius(gelu_tail, 32, 14.5, 6, start=0.7)),
+    "NORMAL_NEAR_16": ("z = x^2 in [0, 0.5]", lambda: fit(normal_near, 0, 0.5, 3)),
+    "ERF_FAR_32": (
+        "x - 5/2, x in [1, 63/16]",
+        lambda: fit(lambda u: mp.erf(2.5 + u), -1.5, 1.4375, 12),
+    ),
+    "ARCTAN_16": ("z = x^2 in [0, 1]", lambda: fit(arctan_beyond, 0, 1, 5)),
+    "ARCTAN_32": ("z = x^2 in [0, 1]", lambda: fit(arctan_beyond, 0, 1, 8)),
+    "ARCTAN_64": ("z = x^2 in [0, 1]", lambda: fit(arctan_beyond, 0, 1, 21)),
     "ERFC_TAIL_32": (MOEBIUS, lambda: in_moebius(erfc_tail, 32, 10.5, 12)),
     "ERFC_TAIL_64": (MOEBIUS, lambda: in_moebius(erfc_tail, 64, 27.5, 30)),
-    "ERF_NEAR_32": ("z = x^2 in [0, 1]", lambda: fit(erf_near, 0, 1, 7)),
+    "ERF_NEAR_32": ("z = x^2 in [0, 1]", lambda: fit(erf_near, 0, 1, 6)),
     "ERF_NEAR_64": ("z = x^2 in [0, 1]", lambda: fit(erf_near, 0, 1, 14)),
+    "EXP_16": ("|x| < log(2)/2", lambda: fit(mp.exp, -HALF_LOG2, HALF_LOG2, 4)),
     "EXPM1_32": ("|x| < log(2)/2", lambda: fit(beyond_x(mp.expm1), -HALF_LOG2, HALF_LOG2, 4)),
     "EXPM1_64": ("|x| < log(2)/2", lambda: fit(beyond_x(mp.expm1), -HALF_LOG2, HALF_LOG2, 10)),
     "LOG1P_32": ("x in [0, 1]", lambda: fit(over_x(mp.log1p), 0, 1, 9)),

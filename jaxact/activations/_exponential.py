@@ -127,7 +127,7 @@ def _softplus_slope(x: Array, beta: float) -> Array:
 
 
 def _softplus_brief(x: Array, beta: float = 1.0) -> Array:
-    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x * beta))) / beta
+    return jnp.maximum(x, 0.0) + jnp.log1p(sp.brief_exp(-jnp.abs(x * beta))) / beta
 
 
 _softplus = elementwise(_softplus_value, _softplus_slope, brief=_softplus_brief)

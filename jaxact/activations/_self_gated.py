@@ -30,7 +30,7 @@ def _silu_value(x: Array) -> Array:
 
 def _swish_brief(x: Array, beta: float = 1.0) -> Array:
     z = x * beta
-    return jnp.where(z < -2000, 0.0, x) / (1.0 + jnp.exp(-z))
+    return jnp.where(z < -2000, 0.0, x) / (1.0 + sp.brief_exp(-z))
 
 
 _silu = elementwise(_silu_value, sp.silu_slope, brief=_swish_brief)
@@ -72,7 +72,7 @@ def swish(x: Any, /, *, beta: Number = 1.0) -> Out:
 _swish = elementwise(sp.swish, sp.swish_slope, brief=_swish_brief, name="swish")
 
 
-_gelu = elementwise(sp.gelu, sp.gelu_slope, name="gelu")
+_gelu = elementwise(sp.gelu, sp.gelu_slope, brief=sp.gelu_brief, name="gelu")
 
 # 2 sqrt(2/pi), and that times 0.044715, each with what float64 leaves.
 _LINEAR = (1.5957691216057308, -9.96930880911092e-17)
@@ -120,7 +120,7 @@ def _gelu_tanh_curvature(x: Array) -> Array:
 def _gelu_tanh_brief(x: Array) -> Array:
     y = jnp.clip(x, -40.0, 40.0)
     z = _LINEAR[0] * y + _CUBIC[0] * (y * y * y)
-    return jnp.where(z < -2000, 0.0, x) / (1.0 + jnp.exp(-z))
+    return jnp.where(z < -2000, 0.0, x) / (1.0 + sp.brief_exp(-z))
 
 
 _gelu_tanh = elementwise(
@@ -205,7 +205,7 @@ def _mish_curvature(x: Array) -> Array:
 
 
 def _mish_brief(x: Array) -> Array:
-    e = jnp.exp(sp.capped(x, 20.0))
+    e = sp.brief_exp(sp.capped(x, 20.0))
     n = e * (2.0 + e)
     return bounded_below(x) * (n / (2.0 + n))
 

@@ -158,7 +158,9 @@ def soft_shrink(x: Any, /, *, width: Number = 0.5) -> Out:
 
 
 def _tanh_shrink_value(x: Array) -> Array:
-    return jnp.where(x * x < 2.2, sp.tanh_defect(x), x - sp.tanh(x))
+    q = sp.decay(2.0 * x)
+    far = sp.with_sign((jnp.abs(x) - 1.0) + 2.0 * q / (1.0 + q), x)
+    return jnp.where(x * x < 1.0, sp.tanh_defect(x), far)
 
 
 def _tanh_shrink_slope(x: Array) -> Array:

@@ -14,7 +14,7 @@ from jaxact.activations._core import Number, as_number, elementwise, pick, ruled
 Out = Float[Array, "..."]
 
 _sigmoid = elementwise(
-    lambda x: sp.sigmoid(x), lambda x: sp.bell(x), brief=lambda x: 1.0 / (1.0 + jnp.exp(-x))
+    lambda x: sp.sigmoid(x), lambda x: sp.bell(x), brief=lambda x: 1.0 / (1.0 + sp.brief_exp(-x))
 )
 
 
@@ -203,7 +203,10 @@ def penalized_tanh(x: Any, /, *, a: Number = 0.25) -> Out:
 
 
 _arctan = elementwise(
-    lambda x: jnp.arctan(x), ruled(lambda x: 1.0 / (1.0 + x * x), lambda x: _bump(x)), name="arctan"
+    lambda x: sp.arctan(x),
+    ruled(lambda x: 1.0 / (1.0 + x * x), lambda x: _bump(x)),
+    brief=sp.brief_arctan,
+    name="arctan",
 )
 
 

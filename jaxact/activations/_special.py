@@ -173,6 +173,17 @@ exp_negative = ruled(_exp_negative, lambda x: exp_negative(x))
 expm1_negative = ruled(_expm1_negative, exp_negative)
 
 
+def _exp_for_cpu(x: Array) -> Array:
+    n = _halvings(jnp.clip(x, -88.0, 88.0))
+    y = horner(x - n * math.log(2), fits.EXP_16) * _power_of_two(n)
+    return jnp.where(jnp.abs(x) > 88.0, jnp.where(x > 0, jnp.inf, 0.0), y)
+
+
+def brief_exp(x: Array) -> Array:
+    """exp(x) in float32, right to 1e-5: for 16-bit results, where XLA's own takes a CPU longer."""
+    return lax.platform_dependent(x, cpu=_exp_for_cpu, default=jnp.exp)
+
+
 def exp_pair(x: Array) -> tuple[Array, Array]:
     """exp(x) as the sum of two parts, for lowest(x) <= x <= 80."""
     power, upper, lower = _reduced(x, 0.0, 0.0)
@@ -296,9 +307,9 @@ def _tanh(x: Array) -> Array:
 
 
 def tanh_defect(x: Array) -> Array:
-    """The difference x - tanh(x), for x^2 up to 2.2."""
-    z = jnp.minimum(x * x, 2.2)
-    return x * z * horner(z, fits.TANH_WIDE_64 if is_double(x) else fits.TANH_WIDE_32)
+    """The difference x - tanh(x), |x| <= 1."""
+    z = jnp.minimum(x * x, 1.0)
+    return x * z * horner(z, fits.TANH_DEFECT_64 if is_double(x) else fits.TANH_DEFECT_32)
 
 
 def _sech2(x: Array) -> Array:
@@ -365,6 +376,15 @@ def _gelu(x: Array) -> Array:
     return jnp.where(x * x < 0.5, near, far)
 
 
+def gelu_brief(x: Array) -> Array:
+    """The same, right to 1e-5, of an x whose square is exact."""
+    a = capped(jnp.abs(x), 14.5)
+    t = (a - fits.CENTRE_32) * (1.0 / (a + fits.CENTRE_32))
+    far = jnp.maximum(x, 0.0) - horner(t, fits.GELU_TAIL_16) * brief_exp(-0.5 * a * a)
+    z = jnp.minimum(x * x, 0.5)
+    return jnp.where(x * x < 0.5, 0.5 * x + z * horner(z, fits.NORMAL_NEAR_16), far)
+
+
 def normal_pdf(x: Array) -> Array:
     """The standard normal density."""
     return half_gaussian(x) * 0.3989422804014326779
@@ -396,7 +416,12 @@ def erf_ratio(x: Array, unit: float = 1.0) -> Array:
 
 def _erf(x: Array) -> Array:
     a = jnp.abs(x)
-    return jnp.where(a < 1.0, x * erf_ratio(x), with_sign(1.0 - erfc_tail(a), x))
+    if is_double(x):
+        far = 1.0 - erfc_tail(a)
+    else:  # Beyond 63/16 it rounds to 1.
+        far = jnp.minimum(horner(a - 2.5, fits.ERF_FAR_32), 1.0)
+        far = jnp.where(a > 3.9375, 1.0, far)
+    return jnp.where(a < 1.0, x * erf_ratio(x), with_sign(far, x))
 
 
 erf = ruled(_erf, lambda x: gaussian(x) * 1.1283791670955125739)
@@ -407,6 +432,28 @@ def through_root(x: Array, slope: Array, name: str) -> Array:
     near, fit = near_root(x, 0.0, name)
     # There x < 0, and exp(-|x|) is at hand.
     return jnp.where(near, decay(x) * fit, slope)
+
+
+def _arctan(x: Array, fit: tuple[float, ...]) -> Array:
+    """The inverse tangent by (arctan(y)/y - 1)/y^2; beyond 1 from that of the reciprocal."""
+    a = jnp.abs(x)
+    far = a > 1.0
+    y = jnp.where(far, 1.0 / jnp.maximum(a, 1.0), a)
+    z = y * y
+    angle = y + y * z * horner(z, fit)
+    half = float(np.asarray(math.pi / 2, x.dtype))
+    rest = 6.123233995736766e-17 if is_double(x) else math.pi / 2 - half
+    return with_sign(jnp.where(far, half - (angle - rest), angle), x)
+
+
+def arctan(x: Array) -> Array:
+    """The inverse tangent."""
+    return _arctan(x, fits.ARCTAN_64 if is_double(x) else fits.ARCTAN_32)
+
+
+def brief_arctan(x: Array) -> Array:
+    """The inverse tangent in float32, right to 1e-5."""
+    return _arctan(x, fits.ARCTAN_16)
 
 
 # Products rounded once too often
