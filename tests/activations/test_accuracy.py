@@ -76,6 +76,7 @@ def _slope(name, x, got, truth, errors_in_ulps):
     _worst(name, x, got, truth, bar, errors_in_ulps, floor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", activations.names())
 def test_float32_between_the_points_of_the_grid(name, errors_in_ulps):
     """100,000 more numbers, against our float64, which the test above holds to 4 of its own ulp."""

@@ -38,6 +38,7 @@ def _with(folder, **changes):
     return dataclasses.replace(SMALL, out=folder, **changes)
 
 
+@pytest.mark.slow
 def test_folder_of_a_run(tmp_path):
     summary = train_resnet.run(_with(tmp_path / "run", ema_decay=0.9, label_smoothing=0.1))
     folder = tmp_path / "run"

@@ -215,6 +215,7 @@ class TestMeasures:
         found = _identities.compare(lambda x: x, lambda x: jnp.where(x == 0, 0, x), "float16", 1)
         assert found["sign_of_zero"] == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["tat_relu", "tat_silu", "dks_tanh"])
     def test_tailored_activations_keep_unit_second_moment(self, name):
         made = networks.function(name, 20)
@@ -432,6 +433,7 @@ class TestTrials:
         examples=32,
     )
 
+    @pytest.mark.slow
     def test_arms_are_those_trained_alone(self):
         trials = networks.Trials(self.SPEC)
         arms = [networks.Arm(1e-3), networks.Arm(1e-2, 3.0, 0.5)]

@@ -160,6 +160,7 @@ def test_gaussian_layers(layers):
     assert np.max(refined) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uniform", "orthogonal and noise", "masked"])
 def test_a_hundred_layers_of_other_kinds(kind):
     stack, truth, default, refined = compare(kind, 100, 1)

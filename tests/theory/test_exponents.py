@@ -30,6 +30,7 @@ def simulated(f, layers, n, scale, key):
     return jax.random.normal(second, (layers, n, n)) * scale / n**0.5 * slopes
 
 
+@pytest.mark.slow
 def test_exponents_of_a_deep_product():
     """log s_i / L of 1,500 layers of tanh of width 48, to the 1/n that width leaves."""
     layers, n = 1500, 48

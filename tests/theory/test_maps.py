@@ -64,6 +64,7 @@ def test_slope_and_curvature_of_relu(functions, x64, close):
     assert np.isposinf(theory.correlation_curvature(f, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gelu", "selu", "hard_tanh", "tanh"])
 def test_slope_and_curvature_are_derivatives(functions, x64, close, name):
     f, points = functions[name]
@@ -166,6 +167,7 @@ def test_fixed_points_of_erf(functions, x64, close):
     close(point.chi_1, float(mpmath.diff(step, 1)), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_fixed_points_are_differentiable(functions, x64, close):
     f, _ = functions["erf"]
 
@@ -177,6 +179,7 @@ def test_fixed_points_are_differentiable(functions, x64, close):
     close(jax.grad(correlation)(4.0), difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_subcritical_tanh_vanishes():
     point = theory.fixed_point(jnp.tanh, weight_variance=0.8)
     assert point.variance == 0
@@ -197,6 +200,7 @@ def test_statistics(functions, x64, close):
     assert np.isposinf(theory.lipschitz_constant(jnp.square))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [theory.correlation_map, theory.correlation_slope, theory.dual_kernel],

@@ -156,6 +156,7 @@ def test_correlation_of_relu_residuals(functions, x64, close):
         close(ours, d, rtol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["plain", "none", "pre", "post"])
 def test_transforms(functions, x64, close, placement):
     def total(slope):

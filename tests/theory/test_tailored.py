@@ -43,6 +43,7 @@ def test_tat_conditions(functions, x64, close, name):
     close(DEPTH * theory.correlation_curvature(g, 1.0), 0.3, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network", [theory.plain_network(30), theory.residual_network(20, shortcut_weight=0.6)]
 )
