@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
@@ -161,7 +162,7 @@ def split_arrays(chain: Chain) -> tuple[list[Array], Callable[[list[Array]], Cha
         pairs = zip(chain.segments, params, strict=True)
         return Chain(tuple(segment._replace(params=own) for segment, own in pairs))
 
-    return [leaves[i] for i in places], rebuild
+    return [jnp.asarray(leaves[i]) for i in places], rebuild
 
 
 def run(chain: Chain, x: PyTree[Array]) -> PyTree[Array]:
