@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxact.activations import _coefficients as fits
 from jaxact.activations import _special as sp
 from jaxact.activations._core import Number, as_number, elementwise, ruled
 from jaxact.activations._self_gated import bounded, bounded_below, swish
@@ -117,14 +116,14 @@ def su(x: Any, /) -> Out:
 
 def _gate_fit(e: Array, name: str) -> Array:
     """The fit of this name at e = exp(-|x|)."""
-    return sp.horner(e - 0.75, getattr(fits, f"{name}_{64 if sp.is_double(e) else 32}"))
+    return sp.horner(e - 0.75, sp.fit(e, name))
 
 
 def _near_zero(x: Array, middle: float, name: str, further: Array) -> Array:
     """X times its gate, whose value at 0 is ``middle``; from |x| = 3/4 on, ``further``."""
     near = jnp.abs(x) < 0.75
-    fit = sp.horner(x, getattr(fits, f"{name}_NEAR_{64 if sp.is_double(x) else 32}"))
-    return jnp.where(near, x * (middle + x * fit), further)
+    rest = sp.horner(x, sp.fit(x, f"{name}_NEAR"))
+    return jnp.where(near, x * (middle + x * rest), further)
 
 
 def _serf_value(x: Array) -> Array:
@@ -250,8 +249,7 @@ def phish(x: Any, /) -> Out:
 
 def _tanh_over(e: Array) -> Array:
     """tanh(e)/e, e at most 1."""
-    fit = fits.TANH_UNIT_64 if sp.is_double(e) else fits.TANH_UNIT_32
-    return sp.horner(e * e, fit)
+    return sp.horner(e * e, sp.fit(e, "TANH_UNIT"))
 
 
 def _tanhexp_value(x: Array) -> Array:

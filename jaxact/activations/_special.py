@@ -35,6 +35,11 @@ def negative_part(x: Array) -> Array:
     return jnp.where(x > 0, jnp.zeros_like(x), x)
 
 
+def fit(x: Array, name: str) -> tuple[float, ...]:
+    """The coefficients of this name, or the two parts of a root, for the precision of x."""
+    return getattr(fits, f"{name}_{64 if is_double(x) else 32}")
+
+
 # The mask of the upper half of a significand and that of the sign; the bits of an exponent start.
 _LAYOUT = {
     4: (np.int32(-(1 << 12)), np.int32(-(1 << 31)), np.int32(23)),
@@ -112,17 +117,16 @@ def _halvings(x: Array) -> Array:
     return lax.round(x * _LOG2E, lax.RoundingMethod.TO_NEAREST_EVEN)
 
 
-def _reduced(x: Array, shift: float, low: Array | float) -> tuple[Array, Array, Array]:
-    """2^n and r, in two parts, with x + shift + low = n log(2) + r, |r| < 0.35."""
+def _reduced(x: Array) -> tuple[Array, Array, Array]:
+    """2^n and r, in two parts, with x = n log(2) + r, |r| < 0.35."""
     upper, lower = _LOG2[64 if is_double(x) else 32]
-    n = _halvings(x + shift if shift else x)
-    r = (x - n * upper) + shift if shift else x - n * upper
-    return _power_of_two(n), r, low - n * lower
+    n = _halvings(x)
+    return _power_of_two(n), x - n * upper, -n * lower
 
 
 def _beyond(r: Array) -> Array:
     """(exp(r) - 1 - r)/r^2."""
-    return horner(r, fits.EXPM1_64 if is_double(r) else fits.EXPM1_32)
+    return horner(r, fit(r, "EXPM1"))
 
 
 def _expm1_reduced(r: Array) -> Array:
@@ -130,10 +134,10 @@ def _expm1_reduced(r: Array) -> Array:
     return r + r * r * _beyond(r)
 
 
-def exp_parts(x: Array, shift: float = 0.0, low: Array | float = 0.0) -> tuple[Array, Array]:
-    """2^n and w with exp(x + shift + low) = 2^n (1 + w), for lowest(x) <= x <= 80."""
-    power, r, rest = _reduced(x, shift, low)
-    return power, _expm1_reduced(r + rest)
+def exp_parts(x: Array, low: Array | float = 0.0) -> tuple[Array, Array]:
+    """2^n and w with exp(x + low) = 2^n (1 + w), for lowest(x) <= x <= 80."""
+    power, r, rest = _reduced(x)
+    return power, _expm1_reduced(r + (rest + low))
 
 
 def expm1_saturating(x: Array, low: Array | float = 0.0) -> Array:
@@ -186,7 +190,7 @@ def brief_exp(x: Array) -> Array:
 
 def exp_pair(x: Array) -> tuple[Array, Array]:
     """exp(x) as the sum of two parts, for lowest(x) <= x <= 80."""
-    power, upper, lower = _reduced(x, 0.0, 0.0)
+    power, upper, lower = _reduced(x)
     r = upper + lower
     error = (upper - r) + lower
     square = r * r
@@ -209,7 +213,7 @@ def decay(x: Array) -> Array:
 # The distance from where a slope crosses zero
 
 
-def from_root(a: Array, root: tuple[float, float], there: Array) -> Array:
+def from_root(a: Array, root: tuple[float, ...], there: Array) -> Array:
     """The distance from a root given in two parts: right to the last place, where it matters.
 
     Were both parts constant, XLA would add them up first (it does in jax 0.10).
@@ -219,9 +223,8 @@ def from_root(a: Array, root: tuple[float, float], there: Array) -> Array:
 
 def near_root(x: Array, low: Array | float, name: str, scale: float = 1.0) -> tuple[Array, Array]:
     """Whether x + low is within reach of a slope's root, and there scale slope exp(-x)."""
-    bits = 64 if is_double(x) else 32
-    root, rest = getattr(fits, f"{name}_ROOT_{bits}")
-    coefficients = tuple(scale * c for c in getattr(fits, f"{name}_SLOPE_{bits}"))
+    root, rest = fit(x, f"{name}_ROOT")
+    coefficients = tuple(scale * c for c in fit(x, f"{name}_SLOPE"))
     left, right = getattr(fits, f"{name}_REACH")
     d = (x - root) + low
     near = jnp.abs(d - (right - left) / 2) < (left + right) / 2
@@ -249,7 +252,7 @@ def _bell(x: Array) -> Array:
 
 def log1p_ratio(x: Array) -> Array:
     """log(1 + x)/x, 0 <= x <= 1."""
-    return horner(x, fits.LOG1P_64 if is_double(x) else fits.LOG1P_32)
+    return horner(x, fit(x, "LOG1P"))
 
 
 def _log1p(x: Array) -> Array:
@@ -258,7 +261,7 @@ def _log1p(x: Array) -> Array:
 
 def _log1m(x: Array) -> Array:
     """log(1 - x), 0 <= x <= 1/2."""
-    return -x * horner(-x, fits.LOG1M_64 if is_double(x) else fits.LOG1M_32)
+    return -x * horner(-x, fit(x, "LOG1M"))
 
 
 def _softplus(x: Array) -> Array:
@@ -285,9 +288,9 @@ def _silu_slope(z: Array, low: Array | float = 0.0, scale: float = 1.0) -> Array
         low = jnp.where(jnp.abs(z) > a, 0.0, low)
     power, w = exp_parts(-a, low=low)
     e = power + power * w
-    near, fit = near_root(-a, low, "SILU", scale)
+    near, about_root = near_root(-a, low, "SILU", scale)
     bottom = 1.0 / scale + e * (2.0 / scale + e * (1.0 / scale))
-    lower = e * jnp.where(near, fit, ((1.0 - a) + (e + low)) / bottom)
+    lower = e * jnp.where(near, about_root, ((1.0 - a) + (e + low)) / bottom)
     return jnp.where(z < 0, lower, scale - lower)
 
 
@@ -309,7 +312,7 @@ def _tanh(x: Array) -> Array:
 def tanh_defect(x: Array) -> Array:
     """The difference x - tanh(x), |x| <= 1."""
     z = jnp.minimum(x * x, 1.0)
-    return x * z * horner(z, fits.TANH_DEFECT_64 if is_double(x) else fits.TANH_DEFECT_32)
+    return x * z * horner(z, fit(x, "TANH_DEFECT"))
 
 
 def _sech2(x: Array) -> Array:
@@ -356,12 +359,10 @@ half_gaussian = gaussian_of(0.5)
 
 def _tail_fit(a: Array, name: str) -> Array:
     """The fit of this name at a >= 0, a polynomial in (a - c)/(a + c)."""
-    if is_double(a):
-        c = fits.CENTRE_64
-        return horner((a - c) / (a + c), getattr(fits, f"{name}_64"))
-    c = fits.CENTRE_32
-    # A quotient is rounded once less; the CPU is faster with a reciprocal.
-    return horner((a - c) * (1.0 / (a + c)), getattr(fits, f"{name}_32"))
+    c = fits.CENTRE_64 if is_double(a) else fits.CENTRE_32
+    # A quotient is rounded once less; in float32 a CPU is faster with a reciprocal.
+    t = (a - c) / (a + c) if is_double(a) else (a - c) * (1.0 / (a + c))
+    return horner(t, fit(a, name))
 
 
 def _normal_argument(x: Array) -> Array:
@@ -372,7 +373,7 @@ def _gelu(x: Array) -> Array:
     a = _normal_argument(x)
     far = jnp.maximum(x, 0.0) - times_exp(_tail_fit(a, "GELU_TAIL"), square_parts(a, 0.5))
     z = jnp.minimum(x * x, 0.5)
-    near = 0.5 * x + z * horner(z, fits.NORMAL_NEAR_64 if is_double(x) else fits.NORMAL_NEAR_32)
+    near = 0.5 * x + z * horner(z, fit(x, "NORMAL_NEAR"))
     return jnp.where(x * x < 0.5, near, far)
 
 
@@ -393,7 +394,7 @@ def normal_pdf(x: Array) -> Array:
 def _gelu_slope(x: Array) -> Array:
     """The slope of gelu, a0 the root of that of gelu(-a); the slopes at x and -x sum to 1."""
     a = _normal_argument(x)
-    d = from_root(a, fits.GELU_ROOT_64 if is_double(x) else fits.GELU_ROOT_32, x < 0)
+    d = from_root(a, fit(x, "GELU_ROOT"), x < 0)
     lower = times_exp(d * _tail_fit(a, "GELU_SLOPE"), square_parts(a, 0.5))
     return jnp.where(x < 0, lower, 1.0 - lower)
 
@@ -410,8 +411,8 @@ def erfc_tail(a: Array) -> Array:
 
 def erf_ratio(x: Array, unit: float = 1.0) -> Array:
     """erf(x)/x over a unit, |x| <= 1."""
-    fit = fits.ERF_NEAR_64 if is_double(x) else fits.ERF_NEAR_32
-    return horner(jnp.minimum(x * x, 1.0), tuple(c / unit for c in fit))
+    coefficients = tuple(c / unit for c in fit(x, "ERF_NEAR"))
+    return horner(jnp.minimum(x * x, 1.0), coefficients)
 
 
 def _erf(x: Array) -> Array:
@@ -429,18 +430,18 @@ erf = ruled(_erf, lambda x: gaussian(x) * 1.1283791670955125739)
 
 def through_root(x: Array, slope: Array, name: str) -> Array:
     """The slope; within reach of its root exp(x) times the distance times a fit of the rest."""
-    near, fit = near_root(x, 0.0, name)
+    near, about_root = near_root(x, 0.0, name)
     # There x < 0, and exp(-|x|) is at hand.
-    return jnp.where(near, decay(x) * fit, slope)
+    return jnp.where(near, decay(x) * about_root, slope)
 
 
-def _arctan(x: Array, fit: tuple[float, ...]) -> Array:
+def _arctan(x: Array, coefficients: tuple[float, ...]) -> Array:
     """The inverse tangent by (arctan(y)/y - 1)/y^2; beyond 1 from that of the reciprocal."""
     a = jnp.abs(x)
     far = a > 1.0
     y = jnp.where(far, 1.0 / jnp.maximum(a, 1.0), a)
     z = y * y
-    angle = y + y * z * horner(z, fit)
+    angle = y + y * z * horner(z, coefficients)
     half = float(np.asarray(math.pi / 2, x.dtype))
     rest = 6.123233995736766e-17 if is_double(x) else math.pi / 2 - half
     return with_sign(jnp.where(far, half - (angle - rest), angle), x)
@@ -448,7 +449,7 @@ def _arctan(x: Array, fit: tuple[float, ...]) -> Array:
 
 def arctan(x: Array) -> Array:
     """The inverse tangent."""
-    return _arctan(x, fits.ARCTAN_64 if is_double(x) else fits.ARCTAN_32)
+    return _arctan(x, fit(x, "ARCTAN"))
 
 
 def brief_arctan(x: Array) -> Array:

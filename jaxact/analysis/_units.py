@@ -125,7 +125,7 @@ def unit_states(state: UnitRange, /, *, tolerance: float = 0.0) -> UnitStates:
         largest size, and as zero when their size is at most this.
 
     Returns:
-      `UnitStates`. The issue's unit diversity is ``1 - mean(constant)``.
+      `UnitStates`. Unit diversity is ``1 - mean(constant)``.
     """
     size = jnp.maximum(jnp.abs(state.least), jnp.abs(state.largest))
     dead = size <= tolerance
