@@ -166,7 +166,10 @@ def split_arrays(chain: Chain) -> tuple[list[Array], Callable[[list[Array]], Cha
 
 
 def run(chain: Chain, x: PyTree[Array]) -> PyTree[Array]:
-    """The network's output on a batch.
+    """The network's output on a batch, its products in full precision.
+
+    This and every measure of a chain take ``"highest"`` for `jax.default_matmul_precision` where no
+    context sets it: a TPU's default would round the factors to bfloat16.
 
     Args:
       chain: a network, from `as_chain`.
@@ -213,7 +216,7 @@ def scan_layers(
 
         def step(carry, layer, apply=apply):
             params, extra = layer
-            return visit(lambda h: apply(params, h), carry, extra)
+            return visit(lambda h: _in_full_precision(apply, params, h), carry, extra)
 
         extra = None if inputs is None else inputs[segment.name]
         if segment.depth is None:
@@ -224,6 +227,15 @@ def scan_layers(
                 step, carry, (segment.params, extra), reverse=reverse
             )
     return carry, outs
+
+
+def _in_full_precision(apply: Callable[[Any, Any], Any], params: Any, h: Any) -> Any:
+    """A layer's output, its products rounded to its dtype only, unless a context asks for less.
+
+    By default a TPU multiplies in bfloat16, and a GPU in TF32: small singular values were noise.
+    """
+    with jax.default_matmul_precision(jax.config.jax_default_matmul_precision or "highest"):
+        return apply(params, h)
 
 
 def ravel_example(h: PyTree[Array]) -> tuple[Array, Callable[[Array], PyTree[Array]]]:

@@ -38,7 +38,9 @@ def convolve(
 ) -> Float[Array, "n h2 w2 o"]:
     """A two-dimensional cross-correlation, NHWC and HWIO, with zero padding.
 
-    Differentiable to any order in forward and reverse mode; fast inside `lax.scan` on CPU.
+    Differentiable to any order in forward and reverse mode; fast inside `lax.scan` on CPU. Its
+    products, and those of its derivatives, have the precision of `jax.default_matmul_precision` at
+    the call, as those of `lax` have.
 
     Args:
       x: images.
@@ -78,6 +80,7 @@ def convolve(
         strides=tuple(strides),
         padding=tuple(map(tuple, padding)),
         groups=groups,
+        precision=jax.config.jax_default_matmul_precision,
     )
 
 
@@ -101,7 +104,9 @@ def _varying(operand: Any) -> frozenset[Any]:
     return frozenset() if kind is None else frozenset(kind.varying)
 
 
-@functools.partial(jax.jit, static_argnames=("face", "shapes", "strides", "padding", "groups"))
+@functools.partial(
+    jax.jit, static_argnames=("face", "shapes", "strides", "padding", "groups", "precision")
+)
 def _eager(a, b, **params):
     return _convolution.bind(a, b, **params)
 
@@ -194,6 +199,16 @@ def _plain(x, kernel, *, strides, padding, groups, dilation=(1, 1), spread=(1, 1
     )
 
 
+def _at_precision(lowering):
+    """Lowers under the context of the call: that of the lowering may be another."""
+
+    def at_precision(a, b, *, precision, **params):
+        with jax.default_matmul_precision(precision):
+            return lowering(a, b, **params)
+
+    return mlir.lower_fun(at_precision, multiple_results=False)
+
+
 def _as_lax(a, b, *, face, shapes, strides, padding, groups):
     forward = functools.partial(_plain, strides=strides, padding=padding, groups=groups)
     if face == "output":
@@ -276,7 +291,5 @@ _POINTWISE = {
     "kernel": _pointwise_kernel,
 }
 
-mlir.register_lowering(_convolution, mlir.lower_fun(_as_lax, multiple_results=False))
-mlir.register_lowering(
-    _convolution, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu"
-)
+mlir.register_lowering(_convolution, _at_precision(_as_lax))
+mlir.register_lowering(_convolution, _at_precision(_on_cpu), platform="cpu")

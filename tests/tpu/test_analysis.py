@@ -72,3 +72,18 @@ def test_arithmetic_is_single_precision_throughout(compiled):
 
 def test_temporaries_fit_the_chip(compiled):
     assert max(p.memory_analysis().temp_size_in_bytes for p in compiled) < 2**30
+
+
+def test_layers_are_computed_in_full_precision():
+    """Unless a context asks for less, in which a network's Jacobian would be one of bfloat16."""
+    chain = analysis.as_chain(models.MLPResNet(8, 3, width=8, depth=3, rngs=nnx.Rngs(0)))
+
+    def products(x):
+        measure = jax.jit(lambda x: analysis.input_jacobians(chain, x)["blocks"].log_scale)
+        text = measure.trace(x).lower(lowering_platforms=("tpu",)).as_text()
+        return [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+
+    x = jnp.ones(8)
+    assert all("HIGHEST" in line for line in products(x))
+    with jax.default_matmul_precision("bfloat16"):
+        assert not all("HIGHEST" in line for line in products(x))
