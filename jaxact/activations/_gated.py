@@ -128,8 +128,7 @@ def _near_zero(x: Array, middle: float, name: str, further: Array) -> Array:
 
 def _serf_value(x: Array) -> Array:
     """With e = exp(x), where x < 0 the gate is e times a fit, else 1 - erfc(log(1 + exp(x)))."""
-    parts = sp.negative_parts(-jnp.abs(x))
-    below = sp.times_exp(bounded_below(x) * _gate_fit(sp.decay(x), "SERF"), parts)
+    below = sp.times_decay(bounded_below(x) * _gate_fit(sp.decay(x), "SERF"), x)
     above = x - sp.capped(x, 2000.0) * sp.erfc_tail(sp.softplus(x))
     return _near_zero(x, math.erf(math.log(2)), "SERF", jnp.where(x < 0, below, above))
 
@@ -141,7 +140,7 @@ def _serf_slope(x: Array) -> Array:
     """erf(y) + 2/sqrt(pi) x exp(-y^2) sigmoid(x), y = log(1 + exp(x)); e is a factor, x < 0."""
     e, y, z = sp.decay(x), sp.softplus(x), bounded(x)
     rise = _gate_fit(e, "SERF") + z * _gate_fit(e, "SERF_RISE")
-    below = sp.times_exp(rise, sp.negative_parts(-jnp.abs(x)))
+    below = sp.times_decay(rise, x)
     above = sp.erf(y) + _ERF_SLOPE * (z * sp.gaussian(y)) * sp.sigmoid(x)
     return sp.through_root(x, jnp.where(x < 0, below, above), "SERF")
 
@@ -176,7 +175,7 @@ def _logish_value(x: Array) -> Array:
     Elsewhere it is log(2) + e times another.
     """
     e, y = sp.decay(x), bounded_below(x)
-    below = sp.times_exp(y, sp.negative_parts(-jnp.abs(x)))
+    below = sp.times_decay(y, x)
     below = below + below * (e * _gate_fit(e, "LOGISH"))
     above = y * (math.log(2) + e * _gate_fit(e, "LOGISH_REST"))
     return _near_zero(x, math.log(1.5), "LOGISH", jnp.where(x < 0, below, above))
@@ -188,7 +187,7 @@ def _logish_slope(x: Array) -> Array:
     rise = y / jnp.where(x < 0, 1.0 + e * (3.0 + 2.0 * e), (1.0 + e) * (2.0 + e))
     below = 1.0 + e * _gate_fit(e, "LOGISH") + rise
     above = math.log(2) + e * (_gate_fit(e, "LOGISH_REST") + rise)
-    below = sp.times_exp(below, sp.negative_parts(-jnp.abs(x)))
+    below = sp.times_decay(below, x)
     return sp.through_root(x, jnp.where(x < 0, below, above), "LOGISH")
 
 
@@ -254,8 +253,7 @@ def _tanh_over(e: Array) -> Array:
 
 def _tanhexp_value(x: Array) -> Array:
     """With e = exp(x) it is x e (tanh(e)/e) where x < 0, else x - 2 x q/(1 + q), q = exp(-2e)."""
-    parts = sp.negative_parts(-jnp.abs(x))
-    below = sp.times_exp(bounded_below(x) * _tanh_over(sp.decay(x)), parts)
+    below = sp.times_decay(bounded_below(x) * _tanh_over(sp.decay(x)), x)
     q = sp.exp_negative(-2.0 * jnp.exp(jnp.minimum(x, 4.0)))
     return jnp.where(x < 0, below, x - sp.capped(x, 4.0) * (2.0 * q / (1.0 + q)))
 
@@ -265,7 +263,7 @@ def _tanhexp_slope(x: Array) -> Array:
     small, e, y = sp.decay(x), jnp.exp(jnp.minimum(x, 4.0)), bounded(x)
     ratio = _tanh_over(small)
     tanh = small * ratio
-    below = sp.times_exp(ratio + y * (1.0 - tanh * tanh), sp.negative_parts(-jnp.abs(x)))
+    below = sp.times_decay(ratio + y * (1.0 - tanh * tanh), x)
     q = sp.exp_negative(-2.0 * e)
     double = 2.0 / (1.0 + q)
     above = 1.0 - q * (double * (1.0 - y * e * double))

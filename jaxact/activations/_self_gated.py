@@ -24,7 +24,7 @@ def bounded(x: Array) -> Array:
 
 def _silu_value(x: Array) -> Array:
     y = bounded_below(x)
-    top = jnp.where(x < 0, sp.times_exp(y, sp.negative_parts(-jnp.abs(x))), y)
+    top = jnp.where(x < 0, sp.times_decay(y, x), y)
     return top / (1.0 + sp.decay(x))
 
 
@@ -180,7 +180,7 @@ def _mish_value(x: Array) -> Array:
     """With h = e (1 + e/2), e = exp(-|x|), it is x - x/(1 + h), or x h/(1 + h), where x < 0."""
     e, y = sp.decay(x), bounded_below(x)
     far = x < -0.5
-    below = sp.times_exp(y + y * (0.5 * e), sp.negative_parts(-jnp.abs(x)))
+    below = sp.times_decay(y + y * (0.5 * e), x)
     top = jnp.where(far, below, jnp.where(x < 0, -y, -2.0 * sp.capped(y, 2000.0) * (e * e)))
     bottom = jnp.where(x < 0, 1.0 + (e + 0.5 * e * e), 1.0 + 2.0 * (e + e * e))
     return jnp.where(far, 0.0, y) + top / bottom

@@ -163,6 +163,11 @@ def negative_parts(x: Array) -> tuple[Array, Array]:
     return exp_parts(jnp.where(x < lowest(x), lowest(x), x))
 
 
+def times_decay(y: Array, x: Array) -> Array:
+    """The product of y and exp(-|x|), rounded but once."""
+    return times_exp(y, negative_parts(-jnp.abs(x)))
+
+
 def _exp_negative(x: Array) -> Array:
     power, w = negative_parts(x)
     return (1.0 + w) * power
@@ -250,13 +255,9 @@ def _bell(x: Array) -> Array:
     return e / (1.0 + e * (2.0 + e))
 
 
-def log1p_ratio(x: Array) -> Array:
-    """log(1 + x)/x, 0 <= x <= 1."""
-    return horner(x, fit(x, "LOG1P"))
-
-
 def _log1p(x: Array) -> Array:
-    return x * log1p_ratio(x)
+    """log(1 + x), 0 <= x <= 1."""
+    return x * horner(x, fit(x, "LOG1P"))
 
 
 def _log1m(x: Array) -> Array:
@@ -269,7 +270,6 @@ def _softplus(x: Array) -> Array:
 
 
 log1m = ruled(_log1m, lambda x: -1.0 / (1.0 - x))
-log1p = ruled(_log1p, lambda x: 1.0 / (1.0 + x))
 # The derivative of the bell is e (e - 1)/(1 + e)^3, of the sign of -x.
 bell = ruled(_bell, lambda x: -bell(x) * tanh(0.5 * x))
 sigmoid = ruled(_sigmoid, bell)
@@ -357,12 +357,17 @@ gaussian = gaussian_of(1.0)
 half_gaussian = gaussian_of(0.5)
 
 
+def _moebius(a: Array) -> Array:
+    """The variable (a - c)/(a + c) of the fits to a tail."""
+    if is_double(a):
+        return (a - fits.CENTRE_64) / (a + fits.CENTRE_64)
+    # A quotient would be rounded once less, but a CPU is faster with a reciprocal.
+    return (a - fits.CENTRE_32) * (1.0 / (a + fits.CENTRE_32))
+
+
 def _tail_fit(a: Array, name: str) -> Array:
-    """The fit of this name at a >= 0, a polynomial in (a - c)/(a + c)."""
-    c = fits.CENTRE_64 if is_double(a) else fits.CENTRE_32
-    # A quotient is rounded once less; in float32 a CPU is faster with a reciprocal.
-    t = (a - c) / (a + c) if is_double(a) else (a - c) * (1.0 / (a + c))
-    return horner(t, fit(a, name))
+    """The fit of this name to a tail, at a >= 0."""
+    return horner(_moebius(a), fit(a, name))
 
 
 def _normal_argument(x: Array) -> Array:
@@ -379,9 +384,9 @@ def _gelu(x: Array) -> Array:
 
 def gelu_brief(x: Array) -> Array:
     """The same, right to 1e-5, of an x whose square is exact."""
-    a = capped(jnp.abs(x), 14.5)
-    t = (a - fits.CENTRE_32) * (1.0 / (a + fits.CENTRE_32))
-    far = jnp.maximum(x, 0.0) - horner(t, fits.GELU_TAIL_16) * brief_exp(-0.5 * a * a)
+    a = _normal_argument(x)
+    tail = horner(_moebius(a), fits.GELU_TAIL_16)
+    far = jnp.maximum(x, 0.0) - tail * brief_exp(-0.5 * a * a)
     z = jnp.minimum(x * x, 0.5)
     return jnp.where(x * x < 0.5, 0.5 * x + z * horner(z, fits.NORMAL_NEAR_16), far)
 
@@ -409,10 +414,9 @@ def erfc_tail(a: Array) -> Array:
     return times_exp(_tail_fit(b, "ERFC_TAIL"), square_parts(b))
 
 
-def erf_ratio(x: Array, unit: float = 1.0) -> Array:
-    """erf(x)/x over a unit, |x| <= 1."""
-    coefficients = tuple(c / unit for c in fit(x, "ERF_NEAR"))
-    return horner(jnp.minimum(x * x, 1.0), coefficients)
+def _erf_ratio(x: Array) -> Array:
+    """erf(x)/x, |x| <= 1."""
+    return horner(jnp.minimum(x * x, 1.0), fit(x, "ERF_NEAR"))
 
 
 def _erf(x: Array) -> Array:
@@ -422,7 +426,7 @@ def _erf(x: Array) -> Array:
     else:  # Beyond 63/16 it rounds to 1.
         far = jnp.minimum(horner(a - 2.5, fits.ERF_FAR_32), 1.0)
         far = jnp.where(a > 3.9375, 1.0, far)
-    return jnp.where(a < 1.0, x * erf_ratio(x), with_sign(far, x))
+    return jnp.where(a < 1.0, x * _erf_ratio(x), with_sign(far, x))
 
 
 erf = ruled(_erf, lambda x: gaussian(x) * 1.1283791670955125739)

@@ -1,13 +1,12 @@
 """Centred kernel alignment between all layers of a network, over a stream of batches."""
 
-import functools
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxact.analysis._chain import Chain, scan_layers
+from jaxact.analysis._chain import Chain, scan_layers, split_arrays
 from jaxact.analysis._similarity import align, example_gram, hsic
 
 
@@ -59,13 +58,14 @@ def stream_cka(chain: Chain, batches: Iterable[PyTree[Array]], /) -> Float[Array
     Reference:
       Nguyen, Raghu & Kornblith 2021, "Do wide and deep networks learn the same things?", eq. 3.
     """
-    step = jax.jit(functools.partial(batch_hsic, chain))
+    arrays, rebuild = split_arrays(chain)
+    step = jax.jit(lambda arrays, x: batch_hsic(rebuild(arrays), x))
     total, count = None, 0
     for x in batches:
         size = jax.tree.leaves(x)[0].shape[0]
         if size < 4:
             raise ValueError(f"batches must each hold at least four examples; got {size}")
-        found = size * step(x)
+        found = size * step(arrays, x)
         total, count = (found if total is None else total + found), count + size
     if total is None:
         raise ValueError("batches must hold at least one batch; got none")

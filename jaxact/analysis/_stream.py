@@ -218,20 +218,26 @@ def stream(
     def update(arrays, states, x, mask=None):
         return update_stream(rebuild(arrays), states, x, mask=mask, limits=limits)
 
-    devices = None if mesh is None else Devices(mesh, update, reduce_streams)
-    step = jax.jit(update, donate_argnums=1) if devices is None else devices.update
-    arrays = arrays if devices is None else devices.replicate(arrays)
+    if mesh is None:
+        start, step, merge = _same, jax.jit(update, donate_argnums=1), _same
+    else:
+        devices = Devices(mesh, update, reduce_streams)
+        start, step, merge = devices.start, devices.update, devices.merge
+        arrays = devices.replicate(arrays)
     states = None
     for x in batches:
         if any(leaf.shape[0] == 0 for leaf in jax.tree.leaves(x)):
             raise ValueError("batches must each hold at least one example; got an empty one")
         if states is None:
-            states = start_stream(chain, x, form=form)
-            states = states if devices is None else devices.start(states)
+            states = start(start_stream(chain, x, form=form))
         states = step(arrays, states, x)
     if states is None:
         raise ValueError("batches must hold at least one batch; got none")
-    return states if devices is None else devices.merge(states)
+    return merge(states)
+
+
+def _same(states: dict[str, LayerState]) -> dict[str, LayerState]:
+    return states
 
 
 def measure_stream(

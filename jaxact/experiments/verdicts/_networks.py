@@ -162,8 +162,8 @@ def participation_by_block(segment: analysis.Segment, h: Float[Array, " w"]) -> 
 
     def step(carry, layer):
         h, product = carry
-        with jax.default_matmul_precision("highest"):
-            h, tangent = jax.linearize(lambda h: segment.apply(layer, h[None])[0], h)
+        block = analysis.Chain((segment._replace(params=layer, depth=None),))
+        h, tangent = jax.linearize(lambda h: analysis.run(block, h[None])[0], h)
         product = jax.vmap(tangent)(product)
         product = product / jnp.linalg.norm(product)
         gram = jnp.matmul(product, product.T, precision="highest")
