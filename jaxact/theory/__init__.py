@@ -1,7 +1,9 @@
 """Mean-field predictions and statistics of activation functions."""
 
+from jaxact.theory._exponents import LogMoments as LogMoments
 from jaxact.theory._exponents import LogNorm as LogNorm
 from jaxact.theory._exponents import jacobian_exponents as jacobian_exponents
+from jaxact.theory._exponents import jacobian_log_moments as jacobian_log_moments
 from jaxact.theory._exponents import jacobian_log_norm as jacobian_log_norm
 from jaxact.theory._fixed_points import FixedPoint as FixedPoint
 from jaxact.theory._fixed_points import fixed_point as fixed_point

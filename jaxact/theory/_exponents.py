@@ -1,18 +1,88 @@
-"""Log singular values of the Jacobian of plain networks: their distribution, and one norm's law."""
+"""Log singular values of Jacobians: growth rates, means and variances, and one norm's law."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array, lax
+import numpy as np
+from jax import Array, lax, nn
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxact.theory import _maps as maps
 from jaxact.theory import _products as products
 from jaxact.theory import _quadrature as quad
+from jaxact.theory import _recursion as recursion
 
 BISECTIONS = 60
+_LOG_WEIGHTS = 70.0  # squared slopes fall to e^-40 where tanh is flat
+_LOGITS = np.linspace(-30, 30, 241)  # the trapezoidal rule converges exponentially in the logit
+
+
+class _Shares(NamedTuple):
+    """Shares t of the singular values, largest first, and what is left with its digits."""
+
+    t: Array
+    left: Array  # the share that is not zero, less t
+
+
+class _Slopes(NamedTuple):
+    """The law of f'(Z)^2: values and their weights."""
+
+    squares: Array
+    weights: Array
+
+    @property
+    def alive(self) -> Array:
+        return 1 - jnp.sum(jnp.where(self.squares > 0, 0, self.weights))
+
+
+def _slopes(it: maps.Layer, variance: Array) -> _Slopes:
+    x, w = quad.line_nodes(it.points, variance, it.nodes, it.dtype)
+    return _Slopes(jnp.square(quad.derivative(it.function)(x)), w)
+
+
+def _growth(shares: _Shares, slopes: _Slopes, tau: Array, skip: bool, gaussians: int) -> Array:
+    """mu(t) of a layer B, or of I + B: its S-transform at -t is exp(-2 mu(t)).
+
+    B holds f'(Z) and ``gaussians`` Gaussian matrices, else orthogonal ones; tau is the product of
+    their variances. With y the share E w f'^2 / (1 + w f'^2),
+    S_B(-y) = (w / y) (1 - y)^(1 - gaussians) / tau. B is R-diagonal: I + B has
+    S(-t) = x (1 - x) / (t (1 - t)), where x + y = t and x (1 - x) = y (1 - y) S_B(-y).
+    """
+    t, left = shares
+    living = jnp.where(slopes.squares > 0, slopes.weights, 0)
+    remaining = slopes.weights if skip else living
+
+    @jax.vmap
+    def parts(log_w: Array) -> tuple[Array, Array]:
+        grown = jnp.exp(log_w) * slopes.squares
+        return jnp.sum(living * grown / (1 + grown)), jnp.sum(remaining / (1 + grown))
+
+    def too_large(log_w: Array) -> Array:
+        y, rest = parts(log_w)
+        if not skip:
+            return y * left > t * rest
+        excess = (t - y) * (left + y)  # x (1 - x)
+        return excess < jnp.exp(log_w) * rest ** (2 - gaussians) / tau
+
+    def bisect(_: ArrayLike, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        above = too_large(middle)
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    ends = jnp.full(t.shape, -_LOG_WEIGHTS, t.dtype), jnp.full(t.shape, _LOG_WEIGHTS, t.dtype)
+    low, high = lax.fori_loop(0, BISECTIONS, bisect, ends)
+    log_w = (low + high) / 2
+    if not skip:
+        rest = left + (1 - slopes.alive)
+        return (jnp.log(tau) + jnp.log(t) - log_w - (1 - gaussians) * jnp.log(rest)) / 2
+    rest = parts(log_w)[1]
+    log_x = log_w + (2 - gaussians) * jnp.log(rest) - jnp.log(tau)
+    return (jnp.log(t) + jnp.log(left) - log_x) / 2
 
 
 def jacobian_exponents(
@@ -20,36 +90,54 @@ def jacobian_exponents(
     n: int,
     /,
     *,
-    variance: ArrayLike = 1.0,
+    placement: str = "plain",
+    weights: str = "gaussian",
+    layers: int = 1,
     weight_variance: ArrayLike | None = None,
+    bias_variance: ArrayLike = 0.0,
+    branch_scale: ArrayLike = 1.0,
+    variance: ArrayLike = 1.0,
     breakpoints: Sequence[ArrayLike] | ArrayLike = (),
     nodes: int = quad.NODES,
 ) -> Float[Array, " n"]:
-    r"""Growth rates of the singular values of the Jacobian of a deep plain network, largest first.
+    r"""Growth rates of the singular values of the Jacobian of a deep network, largest first.
 
-    With layers h' = W f(h), W Gaussian, and units distributed as N(0, q): for L layers of width n,
-    L >> n, log s_i / L tends to mu_i, which for n large depends on t = (i - 1/2) / n alone. From
-    the S-transform of a layer, S(-t) = 1 / exp(2 mu(t)),
+    For L layers of width n, L >> n, log s_i / L tends to mu_i, which for n large depends on
+    t = (i - 1/2) / n alone: e^{-2 mu(t)} is the S-transform of a layer at -t. For the layers
+    h' = a W f(h) of a plain network, W Gaussian, and units distributed as N(0, q),
 
-    .. math:: e^{2\mu(t)} = \sigma_w^2\,t / y, \qquad E\,\frac{y f'(Z)^2}{1 + y f'(Z)^2} = t.
+    .. math:: e^{2\mu(t)} = a^2 \sigma_w^2\,t / w, \qquad E\,\frac{w f'(Z)^2}{1 + w f'(Z)^2} = t.
 
     The identity gives sigma_w^2 (1 - t), the large-n form of `newman_exponents`; the rectifier
-    sigma_w^2 (1/2 - t). As S-transforms multiply, the mean of the log singular values is L times
-    the mean of these at every L, n to infinity; their variance is L^2 that of these for L >> n.
+    sigma_w^2 (1/2 - t). With a skip, h' = (h + a W f(h)) / sqrt(u), the share t splits in two:
+
+    .. math:: u\,e^{2\mu(t)} = \frac{t (1 - t)}{x (1 - x)}, \qquad t = x + y, \quad
+       x (1 - x) = \frac{w (1 - y)}{a^2 \sigma_w^2}, \quad
+       y = E\,\frac{w f'(Z)^2}{1 + w f'(Z)^2},
+
+    since the branch's Jacobian is R-diagonal. The first, mu(0), is log(1 + a^2 sigma_w^2 E f'^2)/2
+    before the division, and the mean is 0 while the branch's mean square is at most 1.
 
     Args:
         activation: A name, or an elementwise callable, continuous.
         n: The width, at least 1.
-        variance: q > 0, of the preactivations: the fixed point of a deep network.
+        placement: "plain", or "post", whose norm keeps a residual network stationary; with "pre"
+            and "none" layers differ by depth: see `jacobian_log_moments`.
+        weights: Entries "gaussian", or "orthogonal" (Haar) matrices times sigma_w.
+        layers: Weights of a layer, 1 or 2: W f(h), or W_2 f(W_1 h) with W_1 of variance 1.
         weight_variance: sigma_w^2 > 0, by default the squared gain 1/E f(Z)^2.
+        bias_variance: sigma_b^2 >= 0; it enters through u alone.
+        branch_scale: a > 0.
+        variance: q > 0, of the preactivations: the fixed point of a deep network, 1 with "post".
         breakpoints: Where a callable is not smooth.
         nodes: Nodes a piece of the quadratures.
 
     Returns:
-        (n,), nats a layer; -inf where t is beyond the share of units with f' != 0.
+        (n,), nats a layer; -inf where t is beyond the share of units with f' != 0. Not
+        differentiable, as they are found by bisection.
 
     Raises:
-        ValueError: ``n`` below 1, or a value out of range.
+        ValueError: ``n`` below 1, a choice unknown, or a value out of range.
 
     Example:
         >>> print([f"{mu:.3f}" for mu in jacobian_exponents("relu", 4)])
@@ -58,30 +146,147 @@ def jacobian_exponents(
     Reference:
         Isopi & Newman 1992, "The triangle law for Lyapunov exponents of large random matrices";
         Kargin 2008, "Lyapunov exponents of free operators"; S-transforms of layers: Pennington,
-        Schoenholz & Ganguli 2017, "Resurrecting the sigmoid", eq. 13.
+        Schoenholz & Ganguli 2017, "Resurrecting the sigmoid", eq. 13; sums of R-diagonal elements:
+        Haagerup & Schultz 2007, "Brown measures of unbounded operators affiliated with a finite
+        von Neumann algebra".
     """
-    n = products.check_count("n", n)
-    it = maps.layer(activation, weight_variance, 0.0, breakpoints, nodes, variance)
+    recursion.check_choice("placement", placement, ("plain", "post"))
+    n, gaussians = products.check_count("n", n), _gaussians(weights, layers)
+    given = (variance, branch_scale)
+    it = maps.layer(activation, weight_variance, bias_variance, breakpoints, nodes, *given)
     q = quad.as_positive("variance", variance, it.dtype)
-    x, w = quad.line_nodes(it.points, q, it.nodes, it.dtype)
-    squares = jnp.square(quad.derivative(it.function)(x))
+    a2 = jnp.square(quad.as_positive("branch_scale", branch_scale, it.dtype))
+    skip = placement != "plain"
+    at = recursion.variances(it, a2, placement, q)
+    slopes = _slopes(it, at.argument)
     t = (jnp.arange(n, dtype=it.dtype) + 0.5) / n
-    alive = t < jnp.sum(jnp.where(squares > 0, w, 0))
+    alive = 1 if skip else slopes.alive
+    mu = _growth(_Shares(t, alive - t), slopes, at.tau, skip, gaussians)
+    mu = mu - jnp.log(at.scale) / 2
+    return lax.stop_gradient(jnp.where(t < alive, mu, -jnp.inf))
 
-    def share(log_y: Array) -> Array:
-        grown = jnp.exp(log_y)[:, None] * squares[None]
-        return jnp.sum(w[None] * grown / (1 + grown), axis=1)
 
-    def bisect(_: ArrayLike, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = (low + high) / 2
-        above = share(middle) > t
-        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+def _gaussians(weights: str, layers: int) -> int:
+    recursion.check_choice("weights", weights, recursion.WEIGHTS)
+    if layers not in (1, 2):
+        raise ValueError(f"layers must be 1 or 2, got {layers!r}")
+    return layers if weights == "gaussian" else 0
 
-    ends = jnp.full(n, -40.0, it.dtype), jnp.full(n, 40.0, it.dtype)
-    low, high = lax.fori_loop(0, BISECTIONS, bisect, ends)
-    exponents = (jnp.log(it.weight_variance) + jnp.log(t) - (low + high) / 2) / 2
-    return lax.stop_gradient(jnp.where(alive, exponents, -jnp.inf))
+
+class LogMoments(NamedTuple):
+    """Mean and variance of log singular values, by depth; index 0 is the input."""
+
+    mean: Float[Array, " depth+1"]
+    variance: Float[Array, " depth+1"]
+    rank: Float[Array, " depth+1"]
+
+
+def jacobian_log_moments(
+    activation: quad.Activation,
+    depth: int,
+    /,
+    *,
+    placement: str = "plain",
+    weights: str = "gaussian",
+    layers: int = 1,
+    weight_variance: ArrayLike | None = None,
+    bias_variance: ArrayLike = 0.0,
+    branch_scale: ArrayLike = 1.0,
+    variance: ArrayLike = 1.0,
+    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
+    nodes: int = quad.NODES,
+) -> LogMoments:
+    r"""Mean and variance of the log singular values of a wide network's Jacobian, at every depth.
+
+    For n to infinity at any depth, from the growth mu_l(t) of each layer (`jacobian_exponents`;
+    S-transforms of layers free of each other multiply) and M = mu_1 + ... + mu_L,
+
+    .. math:: E \log s = \int_0^1 M\,dt, \qquad
+       \mathrm{Var} \log s = \mathrm{Var}_t M + \mathrm{Cov}_t\Big(\log\frac{1-t}{t},\, M\Big),
+
+    since log s^2 plus an independent logistic variable is distributed as log((1-t)/t) + 2 M(t), t
+    uniform: Haagerup & Moller's formula for the moments of s^2. The first term grows as L^2 and
+    wins where the spread is large, the second as L. Without a norm the mean is 0 in a residual
+    network whose branches have a mean square of at most 1, whatever its activation.
+
+    In plain networks, and in residual ones whose branch starts with a weight (``layers=2``), this
+    is exact in the limit. Where the branch starts with the activation (``layers=1``, the layers of
+    `mean_field`), a unit's slope at one layer is correlated with that at the next; the mean does
+    not depend on it, the variance does: see the page on theory for how much.
+
+    Args:
+        activation: A name, or an elementwise callable, continuous.
+        depth: Number of layers, at least 1.
+        placement: Where the norm is, "plain", "none", "post" or "pre": see `mean_field`.
+        weights: Entries "gaussian", or "orthogonal" (Haar) matrices times sigma_w.
+        layers: Weights of a layer or branch, 1 or 2: F(h) = W f(h), or W_2 f(W_1 h) with W_1 of
+            variance 1.
+        weight_variance: sigma_w^2 > 0, by default the squared gain 1/E f(Z)^2.
+        bias_variance: sigma_b^2 >= 0.
+        branch_scale: a > 0, for instance ``depth ** -0.5``.
+        variance: q_0 > 0, of the input. With "post" the input is taken as normalized: give 1.
+        breakpoints: Where a callable is not smooth.
+        nodes: Nodes a piece of the quadratures.
+
+    Returns:
+        ``LogMoments(mean, variance, rank)``, each (depth + 1,), in nats (squared), of the singular
+        values that are not zero, and their share. Where a plain network loses more of them later
+        than at this depth, as ``hard_tanh`` away from its fixed point, mean and variance are NaN.
+        Not differentiable.
+
+    Raises:
+        ValueError: A choice unknown, ``depth`` below 1, or a value out of range.
+
+    Example:
+        >>> law = jacobian_log_moments("relu", 64, placement="pre", layers=2)
+        >>> print(f"{law.mean[-1] ** 2:.1f} {law.variance[-1]:.2f}")
+        0.0 3.98
+
+    Reference:
+        Haagerup & Moller 2013, "The law of large numbers for the free multiplicative convolution";
+        for residual networks with free layers: Ling & Qiu 2019, Tarnowski et al. 2019.
+    """
+    recursion.check_choice("placement", placement, recursion.PLACEMENTS)
+    depth, gaussians = products.check_count("depth", depth), _gaussians(weights, layers)
+    given = (variance, branch_scale)
+    it = maps.layer(activation, weight_variance, bias_variance, breakpoints, nodes, *given)
+    q0 = quad.as_positive("variance", variance, it.dtype)
+    a2 = jnp.square(quad.as_positive("branch_scale", branch_scale, it.dtype))
+    skip = placement != "plain"
+
+    def vary(q: Array, _: None) -> tuple[Array, tuple[recursion.Variances, Array]]:
+        at = recursion.variances(it, a2, placement, q)
+        alive = jnp.ones_like(q) if skip else _slopes(it, at.argument).alive
+        return at.output, (at, alive)
+
+    _, (by_depth, alive) = lax.scan(vary, q0, length=depth)
+    rank = lax.cummin(alive)
+    logits = jnp.asarray(_LOGITS, it.dtype)
+    low, high = nn.sigmoid(logits), nn.sigmoid(-logits)
+    shares = _Shares(rank[-1] * low, rank[-1] * high)
+    w = low * high / jnp.sum(low * high)
+    log_odds = jnp.log(shares.left + (1 - rank[-1])) - jnp.log(shares.t)
+    if skip:
+        shift = excess = jnp.zeros((), it.dtype)
+    else:
+        shift = jnp.sum(w * log_odds) / 2
+        excess = (_covariance(w, log_odds, log_odds) - math.pi**2 / 3) / 4
+
+    def step(total: Array, at: recursion.Variances) -> tuple[Array, tuple[Array, Array]]:
+        mu = _growth(shares, _slopes(it, at.argument), at.tau, skip, gaussians)
+        total = total + mu - jnp.log(at.scale) / 2
+        spread = _covariance(w, total + log_odds, total) + excess
+        return total, (jnp.sum(w * total) + shift, spread)
+
+    _, moments = lax.scan(step, jnp.zeros_like(logits), by_depth)
+    unsettled = rank > rank[-1] + 4 * jnp.finfo(it.dtype).eps
+    zero = jnp.zeros(1, it.dtype)
+    mean, spread = (jnp.append(zero, jnp.where(unsettled, jnp.nan, m)) for m in moments)
+    return lax.stop_gradient(LogMoments(mean, spread, jnp.append(zero + 1, rank)))
+
+
+def _covariance(w: Array, x: Array, y: Array) -> Array:
+    return jnp.sum(w * (x - jnp.sum(w * x)) * (y - jnp.sum(w * y)))
 
 
 class LogNorm(NamedTuple):

@@ -116,7 +116,7 @@ def correlation_derivative(
     return weight_variance * a1 * a2 * jnp.sqrt(q1 * q2) ** order * moment
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """A layer's arguments, checked: what every map starts from."""
 
     function: Function
@@ -134,7 +134,7 @@ def layer(
     breakpoints: Sequence[ArrayLike] | ArrayLike,
     nodes: int,
     *values: ArrayLike,
-) -> _Layer:
+) -> Layer:
     """Check the arguments that all maps share; the weight variance defaults to gain^2."""
     function, points = quad.resolve(activation, breakpoints)
     nodes = quad.check_nodes(nodes)
@@ -145,7 +145,7 @@ def layer(
     else:
         sigma2 = quad.as_positive("weight_variance", weight_variance, dtype)
     bias2 = quad.as_positive("bias_variance", bias_variance, dtype, zero=True)
-    return _Layer(function, points, nodes, dtype, sigma2, bias2)
+    return Layer(function, points, nodes, dtype, sigma2, bias2)
 
 
 def variance_map(
@@ -417,7 +417,7 @@ def _slope(
     return _over_defects(it, defect, variance, other, derivative)
 
 
-def _over_defects(it: _Layer, defect: Array, variance, other, function) -> Array:
+def _over_defects(it: Layer, defect: Array, variance, other, function) -> Array:
     q1 = quad.as_positive("variance", variance, it.dtype)
     q2 = quad.as_positive("other_variance", other, it.dtype)
 

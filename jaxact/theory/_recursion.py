@@ -12,11 +12,49 @@ from jaxact.theory import _maps as maps
 from jaxact.theory import _products as products
 from jaxact.theory import _quadrature as quad
 
-_PLACEMENTS = ("plain", "none", "post", "pre")
-_WEIGHTS = ("gaussian", "orthogonal")
+PLACEMENTS = ("plain", "none", "post", "pre")
+WEIGHTS = ("gaussian", "orthogonal")
 
 # f'^2 at two depths of one unit: as many quadratures as pairs of layers, so fewer nodes
 _HISTORY_NODES = 24
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse what is not one of the allowed names."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+
+
+class Variances(NamedTuple):
+    """Of one layer: the argument of f, its E f^2, the sum before a norm, and what follows.
+
+    Attributes:
+        argument: v, the variance of what f takes.
+        moment: E f^2.
+        sum: u, before the norm.
+        output: q'.
+        scale: u where the layer divides by its root, else 1.
+        tau: a^2 sigma_w^2, over the q that a norm before the branch divides by.
+    """
+
+    argument: Array
+    moment: Array
+    sum: Array
+    output: Array
+    scale: Array
+    tau: Array
+
+
+def variances(it: maps.Layer, a2: Array, placement: str, q: Array) -> Variances:
+    """What a layer makes of the variance q."""
+    one = jnp.ones((), it.dtype)
+    v = one if placement == "pre" else q
+    moment = maps.second_moment(it.function, it.points, v, it.nodes)
+    skip = 0.0 if placement == "plain" else 1.0
+    u = skip * q + a2 * (it.weight_variance * moment + it.bias_variance)
+    scale = u if placement == "post" else one
+    tau = a2 * it.weight_variance / (q if placement == "pre" else one)
+    return Variances(v, moment, u, one if placement == "post" else u, scale, tau)
 
 
 class MeanField(NamedTuple):
@@ -103,10 +141,8 @@ def mean_field(
         >>> print([f"{q:.2f}" for q in mean_field(relu, 3, placement="pre").variance])
         ['1.00', '2.00', '3.00', '4.00']
     """
-    if placement not in _PLACEMENTS:
-        raise ValueError(f"placement must be one of {_PLACEMENTS}, got {placement!r}")
-    if weights not in _WEIGHTS:
-        raise ValueError(f"weights must be one of {_WEIGHTS}, got {weights!r}")
+    check_choice("placement", placement, PLACEMENTS)
+    check_choice("weights", weights, WEIGHTS)
     depth = products.check_count("depth", depth)
     values = (variance, correlation, branch_scale)
     it = maps.layer(activation, weight_variance, bias_variance, breakpoints, nodes, *values)
@@ -114,7 +150,7 @@ def mean_field(
     q0 = quad.as_positive("variance", variance, it.dtype)
     d0 = 1 - quad.as_within("correlation", correlation, -1.0, 1.0, it.dtype)
     skip = 0.0 if placement == "plain" else 1.0
-    one, zeros = jnp.ones((), it.dtype), jnp.zeros(depth, it.dtype)
+    zeros = jnp.zeros(depth, it.dtype)
     slope = quad.derivative(it.function)
 
     def squared_slope(x: Array) -> Array:
@@ -139,17 +175,13 @@ def mean_field(
 
     def step(carry, layer: Array):
         q, d, log_m, growth, history = carry
-        v = one if placement == "pre" else q
-        moment = maps.second_moment(it.function, it.points, v, it.nodes)
+        v, moment, u, q_next, scale, tau = variances(it, a2, placement, q)
         mu_1 = maps.slope_moment(it.function, it.points, v, it.nodes, 2)
         mu_2 = maps.slope_moment(it.function, it.points, v, it.nodes, 4)
         x1, x2, w = quad.pair_nodes(it.points, v, v, d, it.nodes)
         apart = jnp.sum(w * jnp.square(it.function(x1) - it.function(x2))) / 2
-        u = skip * q + a2 * (it.weight_variance * moment + it.bias_variance)
         d_next = (skip * q * d + a2 * it.weight_variance * apart) / u
-        scale = u if placement == "post" else one
         # X = W D with E X A X^T = tau tr(D^2 A) I
-        tau = a2 * it.weight_variance / (q if placement == "pre" else one)
         chi = tau * mu_1
         rate = skip + chi
         if skip:
@@ -173,7 +205,6 @@ def mean_field(
         dispersion = 2 * (jnp.sum(history.weight * history.squared) + history.constant)
         log_rate = jnp.log(rate / scale)
         growth = growth + jnp.log(u / q)
-        q_next = one if placement == "post" else u
         carry = (q_next, d_next, log_m + log_rate, growth, history)
         local = jnp.log(a2 * moment / scale)
         return carry, (q_next, d_next, log_m + log_rate, dispersion, log_rate, local)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxact import spectral, theory
+from jaxact import activations, spectral, theory
 
 
 def test_closed_forms():
@@ -31,14 +31,115 @@ def simulated(f, layers, n, scale, key):
 
 
 @pytest.mark.slow
-def test_exponents_of_a_deep_product():
+@pytest.mark.parametrize("placement", ["plain", "post"])
+def test_exponents_of_a_deep_product(placement):
     """log s_i / L of 1,500 layers of tanh of width 48, to the 1/n that width leaves."""
     layers, n = 1500, 48
     w = simulated(jnp.tanh, layers, n, 1.5, jax.random.key(0))
+    if placement == "post":
+        scale = 1 + 1.5**2 * theory.moments("tanh").second_moment  # of h + W f(h)
+        w = (jnp.eye(n)[None] + w) / scale**0.5
     found = spectral.product_spectrum(w).log_singular_values / layers
-    expected = theory.jacobian_exponents("tanh", n, weight_variance=1.5**2)
+    expected = theory.jacobian_exponents("tanh", n, placement=placement, weight_variance=1.5**2)
     np.testing.assert_allclose(found[:40], expected[:40], atol=0.06)
     np.testing.assert_allclose(np.mean(found), np.mean(expected), atol=0.03)
+
+
+def identity(x):
+    return x
+
+
+def test_log_moments_of_products_of_gaussian_matrices():
+    """Gamma functions: E s^2g = G((L+1)g + 1) / (G(g + 1) G(Lg + 2)), the Fuss-Catalan moments."""
+    law = theory.jacobian_log_moments(identity, 5, weight_variance=3.0)
+    layers = np.arange(6)
+    np.testing.assert_allclose(law.mean, layers * (np.log(3) - 1) / 2, atol=1e-5)
+    variance = layers**2 / 4 + layers * np.pi**2 / 12
+    np.testing.assert_allclose(law.variance, variance, rtol=1e-5)
+    np.testing.assert_array_equal(law.rank, 1)
+
+
+def test_log_moments_of_a_rectified_layer():
+    """Half the columns of a Gaussian matrix: Marchenko-Pastur at c = 1/2."""
+    law = theory.jacobian_log_moments("relu", 1)
+    np.testing.assert_allclose(law.rank, [1, 0.5], atol=1e-6)
+    lower, upper = theory.marchenko_pastur_edges(0.5)
+    angle = (np.arange(4000) + 0.5) / 4000 * np.pi
+    x = (lower + upper) / 2 + (upper - lower) / 2 * np.cos(angle)
+    density = theory.marchenko_pastur_density(x, 0.5) * np.sin(angle)
+    w, log_s = density / np.sum(density), np.log(2 * x) / 2
+    mean = np.sum(w * log_s)
+    np.testing.assert_allclose(law.mean[1], mean, atol=1e-4)
+    np.testing.assert_allclose(law.variance[1], np.sum(w * (log_s - mean) ** 2), rtol=1e-3)
+
+
+def test_log_moments_of_one_skip_and_of_small_branches():
+    """|1 + u| on the unit circle; free multiplicative Brownian motion at time c."""
+    one = theory.jacobian_log_moments(
+        identity, 1, placement="none", weights="orthogonal", weight_variance=1.0
+    )
+    np.testing.assert_allclose(one.mean[1], 0, atol=1e-5)
+    np.testing.assert_allclose(one.variance[1], np.pi**2 / 12, rtol=1e-4)
+    given = dict(placement="pre", branch_scale=200**-0.5)
+    c = theory.mean_field("tanh", 200, nodes=16, **given).log_jacobian[::50]
+    law = theory.jacobian_log_moments("tanh", 200, nodes=16, **given)
+    np.testing.assert_allclose(law.mean, 0, atol=1e-4)
+    np.testing.assert_allclose(law.variance[::50], c**2 / 12 + c / 2, rtol=1e-2, atol=1e-6)
+
+
+def measured(name, n, depth, placement, layers, scale, key):
+    """Mean and variance of log s of a network's own Jacobian."""
+    f, gain = getattr(activations, name), theory.gain(name)
+
+    def layer(h, key):
+        first, second = jax.random.normal(key, (2, n, n)) / n**0.5
+
+        def forward(h):
+            v = h * jax.lax.rsqrt(jnp.mean(h**2)) if placement == "pre" else h
+            out = h + scale * gain * first @ f(second @ v if layers == 2 else v)
+            return out * jax.lax.rsqrt(jnp.mean(out**2)) if placement == "post" else out
+
+        return forward(h), jax.jacfwd(forward)(h)
+
+    start, rest = jax.random.split(key)
+    h = jax.random.normal(start, (n,))
+    _, layers = jax.lax.scan(layer, h, jax.random.split(rest, depth))
+    log_s = spectral.product_spectrum(layers).log_singular_values[:-1]  # norms take one direction
+    return jnp.mean(log_s), jnp.var(log_s)
+
+
+@pytest.mark.parametrize(
+    ("name", "placement", "layers", "scale", "ratio"),
+    [
+        ("relu", "pre", 2, 0.8, 1.0),
+        ("tanh", "post", 2, 0.6, 1.0),
+        # a unit's state is shared from layer to layer, which the law leaves out: 1.15 at width 512
+        ("relu", "none", 1, 0.5, 1.15),
+    ],
+)
+def test_log_moments_of_networks(name, placement, layers, scale, ratio):
+    n, depth, draws = 128, 12, 8
+
+    def one(key):
+        return measured(name, n, depth, placement, layers, scale, key)
+
+    mean, variance = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), draws))
+    law = theory.jacobian_log_moments(
+        name, depth, placement=placement, layers=layers, branch_scale=scale
+    )
+    error = np.std(mean) / draws**0.5  # of what a network's norms divide by, above all
+    assert abs(np.mean(mean) - law.mean[-1]) < 0.02 + 3 * error
+    assert error < 0.1
+    np.testing.assert_allclose(law.variance[-1] / np.mean(variance), ratio, rtol=0.03)
+
+
+def test_where_a_plain_network_loses_more_units_later():
+    """hard_tanh contracts from q = 4: the share beyond its kinks falls, and with it the NaN."""
+    law = theory.jacobian_log_moments("hard_tanh", 3, variance=4.0)
+    np.testing.assert_array_equal(np.isnan(law.mean), [False, False, False, False])
+    law = theory.jacobian_log_moments("hard_tanh", 3, variance=0.1)
+    np.testing.assert_array_equal(np.isnan(law.mean), [False, True, True, False])
+    assert np.all(np.diff(law.rank) < 0)
 
 
 def log_norms(network, n, depth, draws=2000):
@@ -82,3 +183,9 @@ def test_arguments():
         theory.jacobian_log_norm("relu", 4, 0)
     with pytest.raises(ValueError, match="variance"):
         theory.jacobian_exponents("relu", 4, variance=-1.0)
+    with pytest.raises(ValueError, match=r"placement must be one of \('plain', 'post'\)"):
+        theory.jacobian_exponents("relu", 4, placement="pre")
+    with pytest.raises(ValueError, match="layers must be 1 or 2, got 3"):
+        theory.jacobian_log_moments("relu", 4, layers=3)
+    with pytest.raises(ValueError, match="weights must be one of"):
+        theory.jacobian_log_moments("relu", 4, weights="uniform")

@@ -30,7 +30,7 @@ FIGURES: Mapping[str, PaperFigure] = {
     for module, names in (
         (_products, ("product_spectrum", "rank_tolerance", "naive_graded")),
         (_networks, ("rank_by_depth", "four_objects", "phase_diagram", "trajectory")),
-        (_theory, ("correlation", "flips")),
+        (_theory, ("correlation", "jacobian_law", "flips")),
         (_layers, ("convolutions", "batch_norm")),
     )
     for name in names

@@ -1,8 +1,9 @@
 # pandas annotates a selection of rows as a union of frame, series and array.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-"""Measurements beside predictions: correlations of a wide network, and flips beside rank."""
+"""Measurements beside predictions: correlations, Jacobians, and flips beside rank."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ import numpy as np
 import pandas as pd
 from jax import lax
 from jaxtyping import Array
+from matplotlib.axes import Axes
 
-from jaxact import activations, analysis, theory
+from jaxact import activations, analysis, spectral, theory
 from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._plots import (
     COLUMN_WIDTH,
@@ -30,12 +32,17 @@ from jaxact.experiments.figures._sizes import Sizes
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "erf")
 WIRINGS = ("plain", "post", "pre", "none")
+LAWS = (*WIRINGS, "scaled")
 
 
 def _cosine(x: Array, y: Array) -> Array:
     # Without a norm activations double from layer to layer: squares would overflow.
     x, y = (h / jnp.max(jnp.abs(h)) for h in (x, y))
     return jnp.sum(x * y) / jnp.sqrt(jnp.sum(jnp.square(x)) * jnp.sum(jnp.square(y)))
+
+
+def _rms_norm(h: Array) -> Array:
+    return h * lax.rsqrt(jnp.mean(jnp.square(h), -1, keepdims=True))
 
 
 def _pair(key: Array, n: int, c: Array) -> tuple[Array, Array]:
@@ -52,6 +59,26 @@ def _table(value: Any, error: Any, axes: dict[str, Any], **constants: object) ->
     error = np.full(np.shape(value), np.nan) if error is None else error
     frame = analysis.tidy(value, axes, centring="none", dtype="float32", **constants)
     return frame.assign(standard_error=np.asarray(error, np.float64).ravel())
+
+
+def _beside(
+    ax: Axes, table: pd.DataFrame, column: str, kinds: Sequence[str], styles: Mapping[str, Any]
+) -> None:
+    """For each kind theory as a line, and measurements as marks with two standard errors."""
+    for kind in kinds:
+        rows = table[table[column] == kind]
+        line, points = (rows[rows.source == s] for s in ("theory", "measured"))
+        look = {**styles[kind], "marker": None}
+        ax.plot(line.x, line.value, label=LABELS.get(kind, kind), **look)
+        ax.errorbar(
+            points.x,
+            points.value,
+            2 * points.standard_error,
+            fmt=styles[kind]["marker"],
+            color=styles[kind]["color"],
+            elinewidth=0.7,
+            fillstyle="none",
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -94,18 +121,15 @@ def measure_correlation(sizes: Sizes) -> pd.DataFrame:
         def network(key: Array, placement: str) -> Array:
             x, y = _pair(key, n, jnp.float32(0.2))
 
-            def norm(h: Array) -> Array:
-                return h * lax.rsqrt(jnp.mean(jnp.square(h), -1, keepdims=True))
-
             def step(h: Array, key: Array) -> tuple[Array, Array]:
                 w = jax.random.normal(key, (n, n)) * gain / n**0.5
-                branch = jnp.maximum(norm(h) if placement == "pre" else h, 0) @ w
+                branch = jnp.maximum(_rms_norm(h) if placement == "pre" else h, 0) @ w
                 h = branch if placement == "plain" else h + branch
-                h = norm(h) if placement == "post" else h
+                h = _rms_norm(h) if placement == "post" else h
                 return h, _cosine(h[0], h[1])
 
             keys = jax.random.split(jax.random.fold_in(key, 1), sizes.depth)
-            return lax.scan(step, norm(jnp.stack([x, y])), keys)[1]
+            return lax.scan(step, _rms_norm(jnp.stack([x, y])), keys)[1]
 
         keys = jax.random.split(jax.random.key(1), sizes.seeds)
         samples = lax.map(lambda key, placement=placement: network(key, placement), keys)
@@ -133,31 +157,17 @@ def draw_correlation(table: pd.DataFrame) -> Drawing:
     """The map of one layer, and one less the correlation over depth."""
     with style():
         figure, axes = panels(1, 2, 2.8)
-        for ax, name, kinds, styles, labels in (
+        for ax, name, column, kinds, styles in (
             (
                 axes[0, 0],
                 "one layer",
+                "activation",
                 ACTIVATIONS,
                 dict(zip(ACTIVATIONS, SERIES, strict=False)),
-                {},
             ),
-            (axes[0, 1], "network", WIRINGS, PLACEMENTS, LABELS),
+            (axes[0, 1], "network", "placement", WIRINGS, PLACEMENTS),
         ):
-            column = "activation" if name == "one layer" else "placement"
-            for kind in kinds:
-                rows = table[(table.object == name) & (table[column] == kind)]
-                line, points = (rows[rows.source == s] for s in ("theory", "measured"))
-                look = {**styles[kind], "marker": None}
-                ax.plot(line.x, line.value, label=labels.get(kind, kind), **look)
-                ax.errorbar(
-                    points.x,
-                    points.value,
-                    2 * points.standard_error,
-                    fmt=styles[kind]["marker"],
-                    color=styles[kind]["color"],
-                    elinewidth=0.7,
-                    fillstyle="none",
-                )
+            _beside(ax, table[table.object == name], column, kinds, styles)
             ax.legend(handlelength=3)
         axes[0, 0].plot([-1, 1], [-1, 1], **{**FLOOR, "linewidth": 0.5})
         axes[0, 0].set_xlabel("correlation $c$ of two inputs")
@@ -173,6 +183,92 @@ def draw_correlation(table: pd.DataFrame) -> Drawing:
         "correlation by depth in rectified networks, from c = 0.2; every placement answers inputs "
         "more and more alike, the plain network as 9 pi^2 / (2 l^2). Post-norm and no norm "
         "coincide, since the rectifier commutes with the scale.",
+        table,
+    )
+
+
+def _wired(placement: str, depth: int) -> dict[str, Any]:
+    """Placement and branch scale as the theory names them."""
+    scaled = placement == "scaled"
+    return dict(
+        placement="none" if scaled else placement, branch_scale=depth**-0.5 if scaled else 1.0
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _log_singular_values(key: Array, placement: str, n: int, depth: int) -> Array:
+    """(prefixes, n): of the Jacobian of a network of branches W_2 tanh(W_1 h), by depth."""
+    wired, gain = _wired(placement, depth), theory.gain("tanh")
+    norm = wired["placement"]
+
+    def layer(h: Array, key: Array) -> tuple[Array, Array]:
+        first, second = jax.random.normal(key, (2, n, n)) / n**0.5
+
+        def forward(h: Array) -> Array:
+            inner = second @ (_rms_norm(h) if norm == "pre" else h)
+            branch = wired["branch_scale"] * gain * (first @ activations.tanh(inner))
+            out = branch if norm == "plain" else h + branch
+            return _rms_norm(out) if norm == "post" else out
+
+        return forward(h), jax.jacfwd(forward)(h)
+
+    start, rest = jax.random.split(key)
+    h = _rms_norm(jax.random.normal(start, (n,)))
+    layers = lax.scan(layer, h, jax.random.split(rest, depth))[1]
+    return spectral.product_spectrum(layers, prefixes=depth_grid(depth)).log_singular_values
+
+
+def measure_jacobian_law(sizes: Sizes) -> pd.DataFrame:
+    """Mean and standard deviation of the log singular values of the Jacobian, beside their law."""
+    n, depths = sizes.wide // 2, depth_grid(sizes.depth)
+    keys = jax.random.split(jax.random.key(0), sizes.seeds)
+    frames = []
+    for placement in LAWS:
+        logs = lax.map(
+            lambda key, placement=placement: _log_singular_values(key, placement, n, sizes.depth),
+            keys,
+        )
+        # A norm of the sum loses its own direction, whose logarithm is rounding.
+        logs = logs[..., :-1] if placement == "post" else logs
+        law = theory.jacobian_log_moments(
+            "tanh", sizes.depth, layers=2, **_wired(placement, sizes.depth)
+        )
+        for quantity, samples, predicted in (
+            ("mean_log_singular_value", jnp.mean(logs, -1), law.mean),
+            ("std_log_singular_value", jnp.std(logs, -1), jnp.sqrt(law.variance)),
+        ):
+            common = dict(object="Jacobian", quantity=quantity, placement=placement)
+            measured, error = _with_error(samples)
+            axes = {"x": depths}
+            frames.append(_table(measured, error, axes, source="measured", **common))
+            chosen = predicted[np.array(depths)]
+            frames.append(_table(chosen, None, axes, source="theory", **common))
+    return pd.concat(frames, ignore_index=True)
+
+
+def draw_jacobian_law(table: pd.DataFrame) -> Drawing:
+    """Mean and standard deviation over depth."""
+    with style():
+        figure, axes = panels(1, 2, 2.8)
+        for ax, quantity, label in (
+            (axes[0, 0], "mean_log_singular_value", r"mean of $\log s$"),
+            (axes[0, 1], "std_log_singular_value", r"standard deviation of $\log s$"),
+        ):
+            rows = table[table.quantity == quantity]
+            _beside(ax, rows, "placement", LAWS, PLACEMENTS)
+            by_depth(ax)
+            ax.set_xlabel("layer")
+            ax.set_ylabel(label)
+        axes[0, 0].set_yscale("symlog", linthresh=0.1)
+        legend(figure, axes[0, 0])
+    return Drawing(
+        "jacobian_law",
+        figure,
+        "Mean and standard deviation, over the spectrum, of the log singular values of the "
+        "input-to-layer Jacobian at initialization, in nats: measured (marks, with two standard "
+        "errors over networks) and by free probability (lines), for branches W_2 tanh(W_1 h). A "
+        "skip without a norm after it keeps the mean near 0, while the spread, and with it the "
+        "loss of rank, grows at the rate that the wiring sets.",
         table,
     )
 
