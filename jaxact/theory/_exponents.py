@@ -21,13 +21,6 @@ _LOG_WEIGHTS = 70.0  # squared slopes fall to e^-40 where tanh is flat
 _LOGITS = np.linspace(-30, 30, 241)  # the trapezoidal rule converges exponentially in the logit
 
 
-class _Shares(NamedTuple):
-    """Shares t of the singular values, largest first, and what is left with its digits."""
-
-    t: Array
-    left: Array  # the share that is not zero, less t
-
-
 class _Slopes(NamedTuple):
     """The law of f'(Z)^2: values and their weights."""
 
@@ -44,15 +37,17 @@ def _slopes(it: maps.Layer, variance: Array) -> _Slopes:
     return _Slopes(jnp.square(quad.derivative(it.function)(x)), w)
 
 
-def _growth(shares: _Shares, slopes: _Slopes, tau: Array, skip: bool, gaussians: int) -> Array:
+def _growth(
+    t: Array, left: Array, slopes: _Slopes, tau: Array, skip: bool, gaussians: int
+) -> Array:
     """mu(t) of a layer B, or of I + B: its S-transform at -t is exp(-2 mu(t)).
 
-    B holds f'(Z) and ``gaussians`` Gaussian matrices, else orthogonal ones; tau is the product of
-    their variances. With y the share E w f'^2 / (1 + w f'^2),
-    S_B(-y) = (w / y) (1 - y)^(1 - gaussians) / tau. B is R-diagonal: I + B has
-    S(-t) = x (1 - x) / (t (1 - t)), where x + y = t and x (1 - x) = y (1 - y) S_B(-y).
+    ``left``, with its digits, is the share of the layer that is not zero less t. B holds f'(Z) and
+    ``gaussians`` Gaussian matrices, else orthogonal ones; tau is the product of their variances.
+    With y the share E w f'^2 / (1 + w f'^2), S_B(-y) = (w / y) (1 - y)^(1 - gaussians) / tau. B is
+    R-diagonal: I + B has S(-t) = x (1 - x) / (t (1 - t)), where x + y = t and
+    x (1 - x) = y (1 - y) S_B(-y).
     """
-    t, left = shares
     living = jnp.where(slopes.squares > 0, slopes.weights, 0)
     remaining = slopes.weights if skip else living
 
@@ -161,7 +156,7 @@ def jacobian_exponents(
     slopes = _slopes(it, at.argument)
     t = (jnp.arange(n, dtype=it.dtype) + 0.5) / n
     alive = 1 if skip else slopes.alive
-    mu = _growth(_Shares(t, alive - t), slopes, at.tau, skip, gaussians)
+    mu = _growth(t, alive - t, slopes, at.tau, skip, gaussians)
     mu = mu - jnp.log(at.scale) / 2
     return lax.stop_gradient(jnp.where(t < alive, mu, -jnp.inf))
 
@@ -263,22 +258,25 @@ def jacobian_log_moments(
     rank = lax.cummin(alive)
     logits = jnp.asarray(_LOGITS, it.dtype)
     low, high = nn.sigmoid(logits), nn.sigmoid(-logits)
-    shares = _Shares(rank[-1] * low, rank[-1] * high)
+    t, left = rank[-1] * low, rank[-1] * high
     w = low * high / jnp.sum(low * high)
-    log_odds = jnp.log(shares.left + (1 - rank[-1])) - jnp.log(shares.t)
+    log_odds = jnp.log(left + (1 - rank[-1])) - jnp.log(t)
     if skip:
         shift = excess = jnp.zeros((), it.dtype)
     else:
         shift = jnp.sum(w * log_odds) / 2
         excess = (_covariance(w, log_odds, log_odds) - math.pi**2 / 3) / 4
 
-    def step(total: Array, at: recursion.Variances) -> tuple[Array, tuple[Array, Array]]:
-        mu = _growth(shares, _slopes(it, at.argument), at.tau, skip, gaussians)
+    def step(total, layer):
+        at, alive = layer
+        # other layers may keep a larger share
+        own = left + (alive - rank[-1])
+        mu = _growth(t, own, _slopes(it, at.argument), at.tau, skip, gaussians)
         total = total + mu - jnp.log(at.scale) / 2
         spread = _covariance(w, total + log_odds, total) + excess
         return total, (jnp.sum(w * total) + shift, spread)
 
-    _, moments = lax.scan(step, jnp.zeros_like(logits), by_depth)
+    _, moments = lax.scan(step, jnp.zeros_like(logits), (by_depth, alive))
     unsettled = rank > rank[-1] + 4 * jnp.finfo(it.dtype).eps
     zero = jnp.zeros(1, it.dtype)
     mean, spread = (jnp.append(zero, jnp.where(unsettled, jnp.nan, m)) for m in moments)

@@ -137,9 +137,20 @@ def test_where_a_plain_network_loses_more_units_later():
     """hard_tanh contracts from q = 4: the share beyond its kinks falls, and with it the NaN."""
     law = theory.jacobian_log_moments("hard_tanh", 3, variance=4.0)
     np.testing.assert_array_equal(np.isnan(law.mean), [False, False, False, False])
-    law = theory.jacobian_log_moments("hard_tanh", 3, variance=0.1)
-    np.testing.assert_array_equal(np.isnan(law.mean), [False, True, True, False])
+    law = theory.jacobian_log_moments("hard_tanh", 2, variance=0.1, weight_variance=8.0)
+    np.testing.assert_array_equal(np.isnan(law.mean), [False, True, False])
     assert np.all(np.diff(law.rank) < 0)
+    n = 1024
+    rng = np.random.default_rng(0)
+    h, product = rng.normal(size=n) * 0.1**0.5, np.eye(n)
+    for _ in range(2):
+        w = rng.normal(size=(n, n)) * (8 / n) ** 0.5
+        h, product = w @ np.clip(h, -1, 1), w @ ((np.abs(h) < 1)[:, None] * product)
+    s = np.linalg.svd(product, compute_uv=False)
+    log_s = np.log(s[s > 1e-6 * s[0]])
+    assert abs(len(log_s) / n - law.rank[-1]) < 0.03
+    assert abs(log_s.mean() - law.mean[-1]) < 0.06
+    np.testing.assert_allclose(log_s.var(), law.variance[-1], rtol=0.05)
 
 
 def log_norms(network, n, depth, draws=2000):
