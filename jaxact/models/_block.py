@@ -65,7 +65,9 @@ class Shortcut(nnx.Module):
         self.projects = wiring.shortcut != "A"
         layer = norm = None
         if self.projects:
-            options: dict[str, Any] = {**wiring.layer_options(gain=1.0), "rngs": rngs}
+            # It takes what the activation left; only beta's prediction asks for that to be undone.
+            gain = wiring.weight_gain if wiring.skip == "normalizer_free" else 1.0
+            options: dict[str, Any] = {**wiring.layer_options(gain=gain), "rngs": rngs}
             if dense:
                 layer = Dense(inputs, outputs, **options)
             else:

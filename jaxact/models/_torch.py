@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -11,6 +12,7 @@ from jaxtyping import Array, Shaped
 
 from jaxact import io
 from jaxact.models._dense import DenseNet, DualPathNet
+from jaxact.models._layers import Constant
 from jaxact.models._resnet import ResNet
 from jaxact.models._stage import fresh
 
@@ -21,6 +23,7 @@ Path = tuple[Any, ...]
 _LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _HEADS = ("fc.", "classifier.", "head.fc.")
 _DEEP_STEM = (("conv1.0", "conv1.3", "conv1.6"), ("conv1.1", "conv1.4", "bn1"))
+_NF_GAMMA, _NF_EPSILON = 1.7139588594436646, 1e-5  # of timm's relu and standardized weights
 _DUAL_PATH = {"reduce": "c1x1_a", "spatial": "c3x3_b", "expand": "c1x1_c"}
 
 
@@ -81,9 +84,12 @@ def load_timm(network: AnyNetwork, source: Source, /, *, head: bool = True) -> A
     """A network with the weights of a state dict in timm's names.
 
     For all that `load_torchvision` takes, deep stems, pooled shortcuts, squeeze-and-excitation and
-    Res2Net (timm's ``resnet``), pre-activation `ResNet` (its ``resnetv2`` with batch norms) and
-    `DualPathNet` (its ``dpn``, whose norms have epsilon 1e-3). Arguments, result and errors are
-    those of `load_torchvision`.
+    Res2Net (timm's ``resnet``), pre-activation `ResNet` (its ``resnetv2`` with batch norms),
+    `DualPathNet` (its ``dpn``, whose norms have epsilon 1e-3) and normalizer-free bottlenecks with
+    relu (its ``nf_resnet``, whose shortcuts pool: ``create("nf_resnet50", pool_shortcut=True)``).
+    timm divides standardized weights by sqrt(variance + 1e-5), and takes 1.71396 for relu's gain:
+    both go into the learned gains, so that the functions are the same, and gains come back to
+    rounding. Arguments, result and errors are those of `load_torchvision`.
     """
     return _load(network, source, "timm", head)
 
@@ -118,14 +124,21 @@ def _load(network: AnyNetwork, source: Source, library: str, head: bool) -> AnyN
         given = {k: v for k, v in given.items() if not k.startswith(_HEADS)}
     _check(entries, given)
     found: dict[Path, dict[int | None, np.ndarray]] = {}
+    constants = _constants(network)
     for entry in entries:
-        found.setdefault(entry.path, {})[entry.index] = _ours(np.asarray(given[entry.key]), entry)
+        value = np.asarray(given[entry.key])
+        if entry.key.endswith(".gain"):
+            kernel = np.asarray(given[entry.key.removesuffix("gain") + "weight"])
+            gamma = constants[(*entry.path[:-1], "gamma")]
+            value = value.ravel() * _gain_ratio(kernel, _at(gamma, entry.index))
+        found.setdefault(entry.path, {})[entry.index] = _ours(value, entry)
     values = []
     for path, parts in found.items():
         whole = parts[None] if None in parts else np.stack([parts[i] for i in range(len(parts))])
         variable = variables[path]
         values.append((path, variable.replace(jnp.asarray(whole, variable.get_value().dtype))))
     loaded = fresh(network)
+    values += [(path, Constant(value)) for path, value in constants.items()]
     nnx.update(loaded, nnx.from_flat_state(values))
     return loaded
 
@@ -133,11 +146,40 @@ def _load(network: AnyNetwork, source: Source, library: str, head: bool) -> AnyN
 def _export(network: nnx.Module, library: str) -> dict[str, np.ndarray]:
     variables = _variables(network)
     values = {path: np.asarray(variable[...]) for path, variable in variables.items()}
+    constants = _constants(network)
     state = {}
     for entry in _entries(network, variables, library):
-        value = values[entry.path]
-        state[entry.key] = _theirs(value if entry.index is None else value[entry.index], entry)
+        value = _theirs(_at(values[entry.path], entry.index), entry)
+        if entry.key.endswith(".gain"):
+            # the kernel is written before its gain
+            kernel = state[entry.key.removesuffix("gain") + "weight"]
+            gamma = _at(constants[(*entry.path[:-1], "gamma")], entry.index)
+            value = (value / _gain_ratio(kernel, gamma)).astype(value.dtype).reshape(entry.shape)
+        state[entry.key] = value
     return state
+
+
+def _at(value: Any, index: int | None) -> Any:
+    return value if index is None else value[index]
+
+
+def _constants(network: nnx.Module) -> dict[Path, Array]:
+    """What no optimizer trains, made anew where the network has placeholders."""
+    state = nnx.state(network, Constant)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state)):
+        make: Any = type(network)
+        config = getattr(network, "config", None)
+        # under jit only what is asked for is computed: no kernel is drawn
+        state = jax.jit(lambda: nnx.state(make(config, rngs=nnx.Rngs(0)), Constant))()
+    return {path: variable[...] for path, variable in nnx.to_flat_state(state)}
+
+
+def _gain_ratio(kernel: Shaped[np.ndarray, "o i h w"], gamma: Any) -> Shaped[np.ndarray, " o"]:
+    """Our gains over timm's, for the same weights: the two guard the variance differently."""
+    rows = kernel.reshape(len(kernel), -1).astype(np.float64)
+    fan_in, variance = rows.shape[1], rows.var(axis=1)
+    ours = np.maximum(fan_in * variance, 1e-4)
+    return _NF_GAMMA / float(gamma) * np.sqrt(ours / (fan_in * (variance + _NF_EPSILON)))
 
 
 def _variables(network: nnx.Module) -> dict[Path, Any]:
@@ -183,6 +225,8 @@ def _entries(network: nnx.Module, variables: Mapping[Path, Any], library: str) -
         for index in indices:
             owner = name(path[:-1], index)
             leaf = "weight" if path[-1] == "kernel" else _LEAVES.get(path[-1])
+            if "weights" in path:
+                leaf = "gain"
             if owner is None or leaf is None:
                 raise ValueError(
                     f"network must be one that {library} has; it has no name for "
@@ -190,14 +234,17 @@ def _entries(network: nnx.Module, variables: Mapping[Path, Any], library: str) -
                 )
             # timm's gates, and the heads of its pre-activation and dual path networks
             dual = isinstance(network, DualPathNet) and path[0] == "head"
-            flat = "excite" in path or owner == "head.fc" or dual
-            shape_there = _their_shape(shape, path[-1], flat)
+            preact = owner == "head.fc" and not _normalizer_free(network)
+            flat = "excite" in path or preact or dual
+            shape_there = _their_shape(shape, path, flat)
             entries.append(_Entry(f"{owner}.{leaf}", path, index, shape_there, flat))
     return entries
 
 
-def _their_shape(shape: tuple[int, ...], leaf: str, flat: bool) -> tuple[int, ...]:
-    if leaf != "kernel":
+def _their_shape(shape: tuple[int, ...], path: Path, flat: bool) -> tuple[int, ...]:
+    if "weights" in path:
+        return (*shape, 1, 1, 1)
+    if path[-1] != "kernel":
         return shape
     if len(shape) == 4:
         return shape[3], shape[2], shape[0], shape[1]
@@ -231,9 +278,11 @@ def _naming(network: nnx.Module, library: str) -> Callable[[Path, int | None], s
             return lambda path, index: _resnet_name(network, path, index, library)
         if placement == "pre" and library == "timm":
             return lambda path, index: _preact_name(network, path, index)
+        if _normalizer_free(network) and library == "timm":
+            return lambda path, index: _normalizer_free_name(network, path, index)
     raise ValueError(
-        f"network must be one that {library} has, such as create('resnet50'); got a "
-        f"{type(network).__name__}"
+        f"network must be one that {library} has, such as create('resnet50'), or for timm "
+        f"create('nf_resnet50', pool_shortcut=True); got a {type(network).__name__}"
         + (f" with norm_placement={placement!r}" if isinstance(network, ResNet) else "")
     )
 
@@ -290,6 +339,29 @@ def _preact_name(network: ResNet, path: Path, index: int | None) -> str | None:
         case ("shortcut", "layer"):
             return f"{prefix}.downsample.conv"
     return None
+
+
+def _normalizer_free(network: nnx.Module) -> bool:
+    """Whether it is one of timm's ``nf_resnet``."""
+    if not isinstance(network, ResNet):
+        return False
+    config = network.config
+    return (
+        (config.skip, config.weights) == ("normalizer_free", "scaled_standardized")
+        and (config.block, config.activation, config.stem) == ("bottleneck", "relu", "imagenet")
+        and config.pool_shortcut
+        and config.squeeze_excitation is None
+    )
+
+
+def _normalizer_free_name(network: ResNet, path: Path, index: int | None) -> str | None:
+    if path[0] == "stem":
+        return "stem.conv"
+    if path[0] == "head":
+        return "head.fc"
+    stage, block, inner = _block(network, path, index)
+    layer = "downsample.conv" if inner[0] == "shortcut" else f"conv{inner[1] + 1}"
+    return f"stages.{stage}.{block}.{layer}"
 
 
 def _dense_name(network: DenseNet, path: Path) -> str | None:

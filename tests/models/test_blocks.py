@@ -171,6 +171,15 @@ def test_normalizer_free_predicts_the_variance_of_every_block():
     np.testing.assert_allclose(gamma, (2 / (1 - 1 / np.pi)) ** 0.5, rtol=1e-6)
 
 
+def test_normalizer_free_shortcut_starts_anew_from_variance_one():
+    net = models.ResNet(
+        depths=(1, 1), widths=(32, 64), strides=(1, 2), norm_placement="none", norm="none",
+        skip="normalizer_free", weights="scaled_standardized", rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    x = jax.random.normal(jax.random.key(1), (16, 8, 8, 128)) * 1.04**0.5
+    np.testing.assert_allclose(np.var(net.stages[1].first(x)), 1.04, rtol=0.1)
+
+
 class TestStochasticDepth:
     def test_each_branch_is_kept_or_dropped_whole(self):
         x = jax.random.normal(jax.random.key(0), (4000, WIDTH))
