@@ -59,7 +59,7 @@ def plain(depth):
     )
 
 
-@pytest.mark.parametrize("depth", [3, 8])
+@pytest.mark.parametrize("depth", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_ball_among_its_surroundings(depth):
     y = np.asarray(ball(2000, 1)[1]) > 0.5
     accuracy = {}

@@ -26,7 +26,7 @@ def loss_and_gradient(net, x):
     return run(params, stats, x)
 
 
-@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("norm", [pytest.param("batch", marks=pytest.mark.slow), "layer"])
 def test_gradient_is_that_of_the_plain_form(norm):
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
     made = [

@@ -39,7 +39,13 @@ def x():
     return jax.random.normal(jax.random.key(0), (4, 9, 8, 3))
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "bottleneck, SE" else name
+        for name in NETS
+    ],
+)
 def test_stacked_and_unrolled_give_the_same_numbers(name, x):
     net = made(name)
     flat = models.unroll(net)
