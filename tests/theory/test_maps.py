@@ -54,6 +54,7 @@ def test_shifted_kink_against_multiprecision(x64, close):
         close(kernel, float(exact))
 
 
+@pytest.mark.slow
 def test_slope_and_curvature_of_relu(functions, x64, close):
     f, _ = functions["relu"]
     c = jnp.asarray(CORRELATIONS)
@@ -77,6 +78,7 @@ def test_slope_and_curvature_are_derivatives(functions, x64, close, name):
     close(theory.correlation_curvature(f, c, **options), curvature, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_selu_slope_at_one(functions, x64, close):
     f, points = functions["selu"]
     close(theory.correlation_slope(f, 1.0, breakpoints=points), 1.071574992, rtol=1e-9)
@@ -137,6 +139,7 @@ def test_bias_and_variances_enter_the_correlation_map(functions, close, enable):
         close(value, exact, rtol=1e-12 if enable else 5e-7)
 
 
+@pytest.mark.slow
 def test_fixed_points_of_relu(functions, x64, close):
     f, _ = functions["relu"]
     critical = theory.fixed_point(f, weight_variance=2.0, initial_variance=3.0)
@@ -186,6 +189,7 @@ def test_subcritical_tanh_vanishes():
     np.testing.assert_allclose(point.chi_1, 0.8, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics(functions, x64, close):
     relu = theory.statistics(functions["relu"][0])
     close(relu[3:], [math.sqrt(2), 0.5, 0.5, 0.5, 0.5, 0.5, 1], rtol=1e-12)
