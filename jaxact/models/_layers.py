@@ -46,6 +46,9 @@ class StandardizedWeights(nnx.Module):
         return centred / (_safe_sqrt(var) + self.epsilon)
 
 
+SCALED_EPSILON = 1e-4
+
+
 class ScaledStandardizedWeights(nnx.Module):
     r"""Scaled weight standardization, g gamma (W - mean) / sqrt(max(fan_in variance, epsilon)).
 
@@ -62,7 +65,7 @@ class ScaledStandardizedWeights(nnx.Module):
         shape: tuple[int, ...],
         *,
         gain: float | Array = 1.0,
-        epsilon: float = 1e-4,
+        epsilon: float = SCALED_EPSILON,
         param_dtype: DTypeLike = jnp.float32,
         **_: Any,
     ):

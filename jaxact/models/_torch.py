@@ -12,7 +12,7 @@ from jaxtyping import Array, Shaped
 
 from jaxact import io
 from jaxact.models._dense import DenseNet, DualPathNet
-from jaxact.models._layers import Constant
+from jaxact.models._layers import SCALED_EPSILON, Constant
 from jaxact.models._resnet import ResNet
 from jaxact.models._stage import fresh
 
@@ -178,7 +178,7 @@ def _gain_ratio(kernel: Shaped[np.ndarray, "o i h w"], gamma: Any) -> Shaped[np.
     """Our gains over timm's, for the same weights: the two guard the variance differently."""
     rows = kernel.reshape(len(kernel), -1).astype(np.float64)
     fan_in, variance = rows.shape[1], rows.var(axis=1)
-    ours = np.maximum(fan_in * variance, 1e-4)
+    ours = np.maximum(fan_in * variance, SCALED_EPSILON)
     return _NF_GAMMA / float(gamma) * np.sqrt(ours / (fan_in * (variance + _NF_EPSILON)))
 
 

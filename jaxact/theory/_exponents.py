@@ -149,9 +149,7 @@ def jacobian_exponents(
     n, gaussians = products.check_count("n", n), _gaussians(weights, layers)
     given = (variance, branch_scale)
     it = maps.layer(activation, weight_variance, bias_variance, breakpoints, nodes, *given)
-    q = quad.as_positive("variance", variance, it.dtype)
-    a2 = jnp.square(quad.as_positive("branch_scale", branch_scale, it.dtype))
-    skip = placement != "plain"
+    q, a2, skip = _start(it, placement, variance, branch_scale)
     at = recursion.variances(it, a2, placement, q)
     slopes = _slopes(it, at.argument)
     t = (jnp.arange(n, dtype=it.dtype) + 0.5) / n
@@ -159,6 +157,15 @@ def jacobian_exponents(
     mu = _growth(t, alive - t, slopes, at.tau, skip, gaussians)
     mu = mu - jnp.log(at.scale) / 2
     return lax.stop_gradient(jnp.where(t < alive, mu, -jnp.inf))
+
+
+def _start(
+    it: maps.Layer, placement: str, variance: ArrayLike, branch_scale: ArrayLike
+) -> tuple[Array, Array, bool]:
+    """The variance to start from, the square of the branch's scale, and whether there is a skip."""
+    q = quad.as_positive("variance", variance, it.dtype)
+    a2 = jnp.square(quad.as_positive("branch_scale", branch_scale, it.dtype))
+    return q, a2, placement != "plain"
 
 
 def _gaussians(weights: str, layers: int) -> int:
@@ -245,9 +252,7 @@ def jacobian_log_moments(
     depth, gaussians = products.check_count("depth", depth), _gaussians(weights, layers)
     given = (variance, branch_scale)
     it = maps.layer(activation, weight_variance, bias_variance, breakpoints, nodes, *given)
-    q0 = quad.as_positive("variance", variance, it.dtype)
-    a2 = jnp.square(quad.as_positive("branch_scale", branch_scale, it.dtype))
-    skip = placement != "plain"
+    q0, a2, skip = _start(it, placement, variance, branch_scale)
 
     def vary(q: Array, _: None) -> tuple[Array, tuple[recursion.Variances, Array]]:
         at = recursion.variances(it, a2, placement, q)

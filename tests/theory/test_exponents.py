@@ -134,7 +134,7 @@ def test_log_moments_of_networks(name, placement, layers, scale, ratio):
 
 
 def test_where_a_plain_network_loses_more_units_later():
-    """hard_tanh contracts from q = 4: the share beyond its kinks falls, and with it the NaN."""
+    """hard_tanh from q = 0.1: more units are beyond its kinks at each layer; from q = 4, fewer."""
     law = theory.jacobian_log_moments("hard_tanh", 3, variance=4.0)
     np.testing.assert_array_equal(np.isnan(law.mean), [False, False, False, False])
     law = theory.jacobian_log_moments("hard_tanh", 2, variance=0.1, weight_variance=8.0)
