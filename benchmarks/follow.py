@@ -1,4 +1,4 @@
-"""What it costs to follow ranks through training: `jaxact.training.follow` against no measuring.
+"""What it costs to follow ranks through training: `jaxact.training.fit` with and without measuring.
 
 python benchmarks/follow.py [--rounds 5] [--steps 1000] [--depth 16] [--width 64]
 """
@@ -8,15 +8,21 @@ import statistics
 import time
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
-from jaxact.experiments.verdicts import _networks as networks
+from jaxact import analysis, training
+from jaxact.experiments import _networks as networks
+
+MEASURES = ("loss", "weight_participation", "feature_participation")
 
 
-def trained(spec: networks.Spec) -> Callable[[], object]:
+def trained(spec: networks.Spec, names: tuple[str, ...]) -> Callable[[], object]:
     """A compiled run of a spec on one seed."""
-    trials = networks.Trials(spec)
-    return lambda: trials.run(spec.activations[0], [0], [networks.Arm()])
+    data = training.load("digits")
+    assert isinstance(data, training.Dataset)
+    trials = networks.Trials(spec, data, lambda view: analysis.measure(view, names))
+    return lambda: jax.block_until_ready(trials.run(spec.activations[0], [0]))
 
 
 def main() -> None:
@@ -27,8 +33,8 @@ def main() -> None:
     options = parser.parse_args()
     spec = networks.Spec("pre", options.depth, options.width, ("relu",), steps=options.steps)
     runs = {
-        "default": trained(spec),
-        "without": trained(spec._replace(measures=("loss",), marks="ends", examples=2)),
+        "default": trained(spec, MEASURES),
+        "without": trained(spec._replace(marks="ends", examples=2), ("loss",)),
     }
     for run in runs.values():
         run()
@@ -38,9 +44,9 @@ def main() -> None:
             wall, processor = time.perf_counter(), time.process_time()
             run()
             times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    marks = len(networks.Trials(spec).at)
+    marks = len(training.log_steps(options.steps))
     print(f"depth {options.depth}, width {options.width}, {options.steps} steps, {marks} marks")
-    print("measures:", ", ".join(spec.measures))
+    print("measures:", ", ".join(MEASURES))
     for number, clock in enumerate(("wall", "processor")):
         medians = {
             name: statistics.median(pair[number] for pair in pairs) for name, pairs in times.items()

@@ -1,7 +1,7 @@
 """jaxact: activation functions, residual networks, and rank by depth, in JAX and Flax.
 
 The namespaces are the interface: ``jaxact.activations``, ``jaxact.spectral``, ``jaxact.theory``,
-``jaxact.models``, ``jaxact.analysis``, ``jaxact.training``, ``jaxact.io`` and
+``jaxact.wiring``, ``jaxact.models``, ``jaxact.analysis``, ``jaxact.training``, ``jaxact.io`` and
 ``jaxact.experiments``. Each is imported on first use, so that ``jaxact.activations`` and
 ``jaxact.spectral`` never load Flax.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxact import spectral as spectral
     from jaxact import theory as theory
     from jaxact import training as training
+    from jaxact import wiring as wiring
 
 try:
     __version__ = importlib.metadata.version("jaxact")
@@ -34,6 +35,7 @@ __all__ = [
     "spectral",
     "theory",
     "training",
+    "wiring",
 ]
 
 

@@ -1,7 +1,9 @@
 # ---
 # jupyter:
+#   accelerator: TPU
 #   jupytext:
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: accelerator
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -23,12 +25,22 @@
 # %%
 import importlib.util
 import os
+import pathlib
 import subprocess
 import sys
 
 if importlib.util.find_spec("jaxact") is None:  # Colab, on its CPU, GPU or TPU
-    source = "jaxact @ git+https://github.com/jaxact/jaxact"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    # A wheel beside this notebook, or what JAXACT_SOURCE names: the URL of a wheel or repository.
+    wheels = [path.resolve().as_uri() for path in sorted(pathlib.Path().glob("jaxact-*.whl"))]
+    source = os.environ.get("JAXACT_SOURCE") or (wheels[-1] if wheels else None)
+    if source is None:
+        raise SystemExit(
+            "jaxact is on no package index yet: put its wheel (python -m build --wheel) beside "
+            "this notebook, or a URL into os.environ['JAXACT_SOURCE'], and run this cell again"
+        )
+    install = [sys.executable, "-m", "pip", "install", "-q", f"jaxact[studies] @ {source}"]
+    subprocess.run(install, check=True)
+    importlib.invalidate_caches()
 
 SMALL = "JAXACT_SMALL" in os.environ  # how the tests run this notebook: in seconds
 
@@ -40,25 +52,28 @@ import numpy as np
 from flax import nnx
 from sklearn.datasets import load_digits
 
-from jaxact import analysis, models, spectral, theory
+from jaxact import analysis, models, spectral, theory, wiring
 
 print(jax.devices())
+if jax.default_backend() != "tpu":
+    print("No TPU here (Runtime > Change runtime type asks for one): the cells run, but slower.")
 
 # %%
 depth, width = (16, 32) if SMALL else (128, 64)
 images, _ = load_digits(return_X_y=True)
 images = jnp.asarray((images - images.mean()) / images.std(), jnp.float32)[:256]
-wirings = {
-    "plain": dict(skip="none", norm="none", norm_placement="none"),
-    "post-norm": dict(norm_placement="post"),
-    "pre-norm": dict(norm_placement="pre"),
-    "residual, branch / sqrt(L)": dict(skip="scaled", norm="none", norm_placement="none"),
-}
+wirings = [wiring.get(word) for word in ("plain", "original", "post", "pre", "scaled")]
 
 
-def network(wiring):
+def network(wired):
     return models.MLPResNet(
-        64, 10, width=width, depth=depth, activation="relu", rngs=nnx.Rngs(0), **wiring
+        *(64, 10),
+        width=width,
+        depth=depth,
+        activation="relu",
+        norm="layer" if wired.normed else "none",
+        **wired.options,
+        rngs=nnx.Rngs(0),
     )
 
 
@@ -76,16 +91,16 @@ def effective_ranks(net):
     chain = analysis.as_chain(net)
     h = analysis.feature_matrix(analysis.features(chain, images)["blocks"])
     start = jax.random.orthogonal(jax.random.key(0), 64)
-    trunk = analysis.Chain(chain.segments[:2])
+    trunk = analysis.until(chain, "blocks")
     product = analysis.input_jacobians(trunk, images[0], start=start)["blocks"]
     log_s = jax.lax.map(spectral.graded_spectrum, product)
-    return analysis.matrix_ranks(h).effective_rank, spectral.effective_rank(log_s, log=True)
+    return analysis.matrix_measures(h)["effective_rank"], spectral.effective_rank(log_s, log=True)
 
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
-for name, wiring in wirings.items():
-    for axis, values in zip(axes, effective_ranks(network(wiring))):
-        axis.loglog(range(1, depth + 1), values, label=name)
+for wired in wirings:
+    for axis, values in zip(axes, effective_ranks(network(wired))):
+        axis.loglog(range(1, depth + 1), values, label=wired.label)
 axes[0].set(xlabel="block", ylabel="effective rank", title="features of digits")
 axes[1].set(xlabel="block", title="input-to-block Jacobian")
 axes[0].legend(fontsize=8)

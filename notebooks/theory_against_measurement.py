@@ -23,12 +23,22 @@
 # %%
 import importlib.util
 import os
+import pathlib
 import subprocess
 import sys
 
 if importlib.util.find_spec("jaxact") is None:  # Colab, on its CPU, GPU or TPU
-    source = "jaxact @ git+https://github.com/jaxact/jaxact"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    # A wheel beside this notebook, or what JAXACT_SOURCE names: the URL of a wheel or repository.
+    wheels = [path.resolve().as_uri() for path in sorted(pathlib.Path().glob("jaxact-*.whl"))]
+    source = os.environ.get("JAXACT_SOURCE") or (wheels[-1] if wheels else None)
+    if source is None:
+        raise SystemExit(
+            "jaxact is on no package index yet: put its wheel (python -m build --wheel) beside "
+            "this notebook, or a URL into os.environ['JAXACT_SOURCE'], and run this cell again"
+        )
+    install = [sys.executable, "-m", "pip", "install", "-q", f"jaxact[studies] @ {source}"]
+    subprocess.run(install, check=True)
+    importlib.invalidate_caches()
 
 SMALL = "JAXACT_SMALL" in os.environ  # how the tests run this notebook: in seconds
 
@@ -71,7 +81,7 @@ colours = dict(
     zip(["relu", "gelu", "silu", "tanh", "selu"], ["k", "#D55E00", "#0072B2", "#009E73", "#CC79A7"])
 )
 for name, colour in colours.items():
-    predicted = theory.mean_field(name, DEPTH, placement="plain", correlation=0.2)
+    predicted = theory.mean_field(name, DEPTH, correlation=0.2)
     plt.plot(range(DEPTH + 1), predicted.correlation, color=colour, linewidth=1, label=name)
     plt.plot(
         range(1, DEPTH + 1),

@@ -16,10 +16,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jaxact import activations
+from jaxact._compat import enable_x64
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 MARKERS = "<!-- constants: written by scripts/activation_atlas.py -->", "<!-- end of constants -->"
-FAMILIES = ("rectified", "exponential", "sigmoidal", "self_gated", "periodic")
+FAMILIES = ("rectified", "exponential", "sigmoidal", "self_gated", "periodic", "searched")
 # Where a curve is drawn; the slope of log1mexp has a pole at 0.
 SPANS = {"periodic": 9.0}
 
@@ -29,7 +30,7 @@ def curves(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     row = activations.info(name)
     span = SPANS.get(row.family, 4.0)
     x = np.linspace(0.02 if name == "log1mexp" else -span, span, 1200)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         f, at = activations.get(name), jnp.asarray(x)
         y, slope = jax.jit(lambda v: jax.jvp(f, (v,), (jnp.ones_like(v),)))(at)
     y, slope = np.array(y), np.array(slope)

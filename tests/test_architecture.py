@@ -14,13 +14,30 @@ ALLOWED = {
     "activations": set(),
     "spectral": set(),
     "io": set(),
-    "theory": {"activations"},
-    "models": {"activations", "theory", "io"},
+    "theory": {"activations", "wiring"},
+    "models": {"activations", "theory", "io", "wiring"},
     "analysis": {"spectral", "io"},
-    "training": set(),
-    "experiments": {"activations", "spectral", "io", "theory", "models", "analysis", "training"},
+    "training": {"io"},
+    "experiments": {
+        "activations",
+        "spectral",
+        "io",
+        "theory",
+        "models",
+        "analysis",
+        "training",
+        "wiring",
+    },
 }
-WITHOUT_FLAX = ("activations", "spectral", "io", "theory", "analysis")
+EVERYWHERE = {"_checks", "_compat", "_extras", "_segment"}  # import nothing
+MODULES = {
+    "wiring": EVERYWHERE,
+    "_checks": set(),
+    "_compat": set(),
+    "_extras": set(),
+    "_segment": set(),
+}
+WITHOUT_FLAX = ("wiring", "activations", "spectral", "io", "theory", "analysis")
 
 
 def _imports(path: pathlib.Path) -> set[str]:
@@ -50,10 +67,62 @@ def test_direction_of_imports(package):
             parts = name.split(".")
             if parts[0] == "jaxact" and len(parts) > 1:
                 target = parts[1]
-                assert target == package or target in ALLOWED[package], f"{path} imports {name}"
+                allowed = {package} | ALLOWED[package] | EVERYWHERE
+                assert target in allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_below_the_packages(module):
+    names = {n.split(".")[1] for n in _imports(ROOT / f"{module}.py") if n.startswith("jaxact.")}
+    assert names <= MODULES[module]
 
 
 @pytest.mark.parametrize("package", WITHOUT_FLAX)
 def test_flax_is_not_loaded(package):
     code = f"import sys, jaxact.{package}; sys.exit('flax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+EXTRAS = (
+    *("flax", "grain", "jinja2", "matfree", "matplotlib", "optax", "orbax", "pandas", "pyarrow"),
+    *("safetensors", "sklearn", "tqdm", "tyro"),
+)
+
+
+def _without_extras(code: str) -> subprocess.CompletedProcess[str]:
+    absent = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS}))\n"
+    return subprocess.run(
+        [sys.executable, "-c", absent + code], check=False, capture_output=True, text=True
+    )
+
+
+def test_the_core_needs_no_extra():
+    packages = ", ".join(WITHOUT_FLAX)
+    code = (
+        f"from jaxact import {packages}\nimport jax.numpy as jnp\n"
+        "spectral.product_spectrum(jnp.ones((2, 3, 3)))\n"
+        "analysis.measure_matrices([jnp.eye(3)])\n"
+        "theory.mean_field('relu', 2)"
+    )
+    found = _without_extras(code)
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "package", "extra"),
+    [
+        ("from jaxact import models", "flax", "models"),
+        ("import jaxact.training", "flax", "studies"),
+        ("from jaxact.experiments import rank_collapse", "pandas", "studies"),
+        ("from jaxact import analysis as a; a.table([])", "pandas", "studies"),
+        (
+            "from jaxact import io; io.write_safetensors('absent/a.safetensors', {})",
+            "safetensors",
+            "studies",
+        ),
+    ],
+)
+def test_what_is_missing_is_named_with_its_extra(code, package, extra):
+    found = _without_extras(code)
+    sentence = f"{package} is not installed; install it by pip install 'jaxact[{extra}]'"
+    assert found.stderr.splitlines()[-1] == f"ModuleNotFoundError: {sentence}"

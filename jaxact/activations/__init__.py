@@ -1,7 +1,10 @@
 """Pure, jit-compiled activation functions, exact in value and gradient."""
 
+from typing import Any
+
 from jaxact.activations._exponential import celu as celu
 from jaxact.activations._exponential import elu as elu
+from jaxact.activations._exponential import exponential as exponential
 from jaxact.activations._exponential import log1mexp as log1mexp
 from jaxact.activations._exponential import log_sigmoid as log_sigmoid
 from jaxact.activations._exponential import selu as selu
@@ -33,6 +36,7 @@ from jaxact.activations._learnable import meta_acon as meta_acon
 from jaxact.activations._learnable import parametric_swish as parametric_swish
 from jaxact.activations._learnable import pau as pau
 from jaxact.activations._learnable import prelu as prelu
+from jaxact.activations._learnable import srelu as srelu
 from jaxact.activations._learnable import tlu as tlu
 from jaxact.activations._periodic import cosine as cosine
 from jaxact.activations._periodic import gcu as gcu
@@ -47,7 +51,18 @@ from jaxact.activations._rectified import relu as relu
 from jaxact.activations._rectified import relu6 as relu6
 from jaxact.activations._rectified import relu_n as relu_n
 from jaxact.activations._rectified import squared_relu as squared_relu
+from jaxact.activations._searched import arcsinh_gated as arcsinh_gated
+from jaxact.activations._searched import arctid as arctid
+from jaxact.activations._searched import cosid as cosid
+from jaxact.activations._searched import cube as cube
+from jaxact.activations._searched import maxsig as maxsig
+from jaxact.activations._searched import maxtanh as maxtanh
+from jaxact.activations._searched import minsin as minsin
+from jaxact.activations._searched import sign as sign
+from jaxact.activations._searched import sincid as sincid
+from jaxact.activations._searched import step as step
 from jaxact.activations._self_gated import gelu as gelu
+from jaxact.activations._self_gated import gelu_tanh as gelu_tanh
 from jaxact.activations._self_gated import hard_silu as hard_silu
 from jaxact.activations._self_gated import mish as mish
 from jaxact.activations._self_gated import silu as silu
@@ -87,3 +102,12 @@ from jaxact.activations._table import get as get
 from jaxact.activations._table import info as info
 from jaxact.activations._table import names as names
 from jaxact.activations._tailored import tailored as tailored
+
+
+def __getattr__(name: str) -> Any:
+    """Aliases as attributes, such as ``hard_swish``; for any other name the nearest ones."""
+    from jaxact.activations._table import ALIASES, TABLE, nearest
+
+    if name in ALIASES:
+        return TABLE[ALIASES[name]].function
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{nearest(name)}")

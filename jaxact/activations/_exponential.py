@@ -1,5 +1,6 @@
 """Exponential linear units and smooth rectifiers."""
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from jaxact.activations import _special as sp
 from jaxact.activations._core import Number, as_number, elementwise, ruled
+from jaxact.activations._math import _special as sp
+from jaxact.activations._table import INF, NAN, known
 
 Out = Float[Array, "..."]
 
@@ -17,17 +19,32 @@ SELU_SCALE = 1.0507009873554804934
 _SELU_PRODUCT = 1.7580993408473768600
 
 
+scaled_exp = ruled(
+    lambda x, scale: sp.times_exp(jnp.full_like(x, scale), sp.negative_parts(x)),
+    lambda x, scale: scaled_exp(x, scale),
+)
+
+
 def _elu_value(x: Array, alpha: float) -> Array:
     return jnp.where(x > 0, x, alpha * sp.expm1_negative(sp.negative_part(x)))
 
 
 def _elu_slope(x: Array, alpha: float) -> Array:
-    return jnp.where(x > 0, 1.0, alpha * sp.exp_negative(sp.negative_part(x)))
+    return jnp.where(x > 0, 1.0, scaled_exp(sp.negative_part(x), alpha))
 
 
 _elu = elementwise(_elu_value, _elu_slope)
 
 
+@known(
+    "exponential",
+    r"x \text{ if } x > 0 \text{ else } e^x - 1",
+    range=(-1.0, INF),
+    lipschitz=1.0,
+    paper="Clevert et al.",
+    year=2016,
+    breakpoints=(0.0,),
+)
 def elu(x: Any, /, *, alpha: Number = 1.0) -> Out:
     """Exponential linear unit, f(x) = x for x > 0, else alpha (exp(x) - 1).
 
@@ -48,7 +65,9 @@ def elu(x: Any, /, *, alpha: Number = 1.0) -> Out:
 
 
 def _celu_value(x: Array, alpha: float) -> Array:
-    return jnp.where(x > 0, x, alpha * sp.expm1_negative(sp.negative_part(x) / alpha))
+    # Next to 0 it is x, whose quotient by alpha may be flushed.
+    below = alpha * sp.expm1_negative(sp.negative_part(x) / alpha)
+    return jnp.where(x > -1e-18 * alpha, x, below)
 
 
 def _celu_tail(x: Array, alpha: float) -> Array:
@@ -68,6 +87,15 @@ def _celu_slope(x: Array, alpha: float) -> Array:
 _celu = elementwise(_celu_value, _celu_slope)
 
 
+@known(
+    "exponential",
+    r"x \text{ if } x > 0 \text{ else } \alpha (e^{x/\alpha} - 1),\ \alpha = 1",
+    range=(-1.0, INF),
+    lipschitz=1.0,
+    paper="Barron",
+    year=2017,
+    breakpoints=(0.0,),
+)
 def celu(x: Any, /, *, alpha: Number = 1.0) -> Out:
     """Continuously differentiable ELU, f(x) = x for x > 0, else alpha (exp(x/alpha) - 1).
 
@@ -92,12 +120,21 @@ def _selu_value(x: Array) -> Array:
 
 
 def _selu_slope(x: Array) -> Array:
-    return jnp.where(x > 0, SELU_SCALE, _SELU_PRODUCT * sp.exp_negative(sp.negative_part(x)))
+    return jnp.where(x > 0, SELU_SCALE, scaled_exp(sp.negative_part(x), _SELU_PRODUCT))
 
 
 _selu = elementwise(_selu_value, _selu_slope)
 
 
+@known(
+    "exponential",
+    r"s x \text{ if } x > 0 \text{ else } s \alpha (e^x - 1)",
+    range=(-1.7580993408473766, INF),
+    lipschitz=1.7580993408473768,
+    paper="Klambauer et al.",
+    year=2017,
+    breakpoints=(0.0,),
+)
 def selu(x: Any, /) -> Out:
     """Self-normalizing ELU, f(x) = s x for x > 0, else s a (exp(x) - 1).
 
@@ -118,8 +155,7 @@ def selu(x: Any, /) -> Out:
 def _softplus_value(x: Array, beta: float) -> Array:
     if beta == 1.0:
         return sp.softplus(x)
-    # The product beta x may overflow where the value does not.
-    return jnp.maximum(x, 0.0) + sp.at_scaled(sp.softplus, sp.sigmoid, -jnp.abs(x), beta) / beta
+    return sp.softplus_scaled(x, beta)
 
 
 def _softplus_slope(x: Array, beta: float) -> Array:
@@ -127,12 +163,26 @@ def _softplus_slope(x: Array, beta: float) -> Array:
 
 
 def _softplus_brief(x: Array, beta: float = 1.0) -> Array:
-    return jnp.maximum(x, 0.0) + jnp.log1p(sp.brief_exp(-jnp.abs(x * beta))) / beta
+    z = jnp.abs(x * beta)
+    if beta >= 1.0:
+        return jnp.maximum(x, 0.0) + jnp.log1p(sp.brief_exp(-z)) / beta
+    e, rest = sp.brief_tail(-z)  # their product may be flushed where it is not over beta
+    tail = jnp.where(z > 40.0, (e / beta) * rest, jnp.log1p(e * rest) / beta)
+    return jnp.maximum(x, 0.0) + tail
 
 
 _softplus = elementwise(_softplus_value, _softplus_slope, brief=_softplus_brief)
 
 
+@known(
+    "exponential",
+    r"\log(1 + e^x)",
+    range=(0.0, INF),
+    lipschitz=1.0,
+    paper="Dugas et al.",
+    year=2001,
+    aliases=("soft_plus",),
+)
 def softplus(x: Any, /, *, beta: Number = 1.0) -> Out:
     """Smooth rectifier, f(x) = log(1 + exp(beta x)) / beta.
 
@@ -154,16 +204,26 @@ def softplus(x: Any, /, *, beta: Number = 1.0) -> Out:
 
 
 def _soft_relu_value(x: Array, limit: float) -> Array:
-    return sp.softplus(jnp.clip(x, -limit, limit))
+    # Constants of the limit itself, which may be no number of the dtype.
+    rest = math.log1p(math.exp(-limit))
+    beyond = jnp.where(x > 0, limit + rest, rest)
+    return jnp.where(sp.above(jnp.abs(x), limit), beyond, sp.softplus(x))
 
 
 def _soft_relu_slope(x: Array, limit: float) -> Array:
-    return jnp.where(jnp.abs(x) > limit, 0.0, sp.sigmoid(x))
+    return jnp.where(sp.above(jnp.abs(x), limit), 0.0, sp.sigmoid(x))
 
 
 _soft_relu = elementwise(_soft_relu_value, _soft_relu_slope)
 
 
+@known(
+    "exponential",
+    r"\log(1 + e^{\min(\max(x, -40), 40)})",
+    range=(4.248354255291589e-18, 40.0),
+    lipschitz=1.0,
+    breakpoints=(-40.0, 40.0),
+)
 def soft_relu(x: Any, /, *, limit: Number = 40.0) -> Out:
     """Clipped softplus, f(x) = log(1 + exp(min(max(x, -limit), limit))).
 
@@ -180,6 +240,31 @@ def soft_relu(x: Any, /, *, limit: Number = 40.0) -> Out:
     return _soft_relu(x, as_number(limit, "limit", positive=True))
 
 
+_exponential = elementwise(sp.exp, sp.exp, brief=jnp.exp, name="exponential")
+
+
+@known(
+    "exponential",
+    r"e^x",
+    range=(0.0, INF),
+    lipschitz=INF,
+    aliases=("exp",),
+)
+def exponential(x: Any, /) -> Out:
+    """The exponential, f(x) = exp(x).
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Positive values.
+
+    Reference:
+        Keras' ``exponential``.
+    """
+    return _exponential(x)
+
+
 def _root(x: Array, b: float) -> Array:
     """The root sqrt(x^2 + b), where x^2 may overflow."""
     a = jnp.abs(x)
@@ -189,14 +274,21 @@ def _root(x: Array, b: float) -> Array:
 
 def _squareplus_value(x: Array, b: float) -> Array:
     # XLA would join 0.5 x + 0.5 root into a sum that overflows.
-    return jnp.maximum(x, 0.0) + 0.5 * b / (_root(x, b) + jnp.abs(x))
+    a = jnp.abs(x)
+    far = 1e153 if sp.is_double(x) else 1e18
+    b_near = jnp.where(a > far, 0.25 * b, 0.5 * b)
+    return jnp.maximum(x, 0.0) + b_near / jnp.where(a > far, a, _root(x, b) + sp.capped(a, far))
 
 
 def _squareplus_slope(x: Array, b: float) -> Array:
-    a = sp.capped(jnp.abs(x), 1e153 if sp.is_double(x) else 1e18)
-    square = a * a + b
+    far = 1e153 if sp.is_double(x) else 1e18
+    a = jnp.abs(x)
+    near = sp.capped(a, far)
+    square = near * near + b
     # Not the root that the value takes: XLA on CPU would keep what they share.
-    tail = 0.5 * b / (square + a * (square * lax.rsqrt(square)))
+    tail = 0.5 * b / (square + near * (square * lax.rsqrt(square)))
+    root = 0.5 * math.sqrt(b) / jnp.maximum(a, far)  # XLA would divide by a square
+    tail = jnp.where(a > far, root * root, tail)
     return jnp.where(x < 0, tail, 1.0 - tail)
 
 
@@ -208,7 +300,15 @@ def _squareplus_curvature(x: Array, b: float) -> Array:
 _squareplus = elementwise(_squareplus_value, ruled(_squareplus_slope, _squareplus_curvature))
 
 
-def squareplus(x: Any, /, *, b: Number = 4.0) -> Out:
+@known(
+    "exponential",
+    r"(x + \sqrt{x^2 + 4}) / 2",
+    range=(0.0, INF),
+    lipschitz=1.0,
+    paper="Barron",
+    year=2021,
+)
+def squareplus(x: Any, /, b: Number = 4.0) -> Out:
     """Squareplus, f(x) = (x + sqrt(x^2 + b)) / 2, without overflow or cancellation.
 
     Args:
@@ -232,6 +332,9 @@ _log_sigmoid = elementwise(
 )
 
 
+@known(
+    "exponential", r"-\log(1 + e^{-x})", range=(-INF, 0.0), lipschitz=1.0, aliases=("logsigmoid",)
+)
 def log_sigmoid(x: Any, /) -> Out:
     """Logarithm of the logistic sigmoid, f(x) = -log(1 + exp(-x)).
 
@@ -252,7 +355,7 @@ def _log1mexp_value(x: Array) -> Array:
 
 def _log1mexp_slope(x: Array) -> Array:
     x = jnp.where(x < 0, jnp.nan, x)
-    return sp.exp_negative(-x) / -sp.expm1_negative(-x)
+    return sp.exp_negative(-x) / jnp.abs(sp.expm1_negative(-x))
 
 
 def _log1mexp_brief(x: Array) -> Array:
@@ -262,6 +365,16 @@ def _log1mexp_brief(x: Array) -> Array:
 _log1mexp = elementwise(_log1mexp_value, _log1mexp_slope, brief=_log1mexp_brief)
 
 
+@known(
+    "exponential",
+    r"\log(1 - e^{-x})",
+    range=(-INF, 0.0),
+    lipschitz=INF,
+    paper="Mächler",
+    year=2012,
+    breakpoints=(0.0,),
+    limits=(NAN, 0.0),
+)
 def log1mexp(x: Any, /) -> Out:
     """Log of one minus exp, f(x) = log(1 - exp(-x)), for x > 0.
 

@@ -4,16 +4,28 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxact.activations import _special as sp
 from jaxact.activations._core import Number, as_number, elementwise, ruled
+from jaxact.activations._math import _special as sp
 from jaxact.activations._self_gated import bounded, bounded_below, swish
+from jaxact.activations._table import INF, known
 
 Out = Float[Array, "..."]
 
 
+@known(
+    "self_gated",
+    r"x \sigma(1.702 x)",
+    range=(-0.16361018963635357, INF),
+    lipschitz=1.099839320128867,
+    paper="Hendrycks and Gimpel",
+    year=2016,
+    monotone=False,
+    limits=(0.0, INF),
+)
 def quick_gelu(x: Any, /) -> Out:
     """Sigmoid form of GELU, f(x) = x sigmoid(1.702 x).
 
@@ -32,9 +44,9 @@ def quick_gelu(x: Any, /) -> Out:
 def _eswish_value(x: Array, beta: float) -> Array:
     y = bounded_below(x)
     z, error = (beta * y, 0.0) if sp.exact(beta) else sp.scaled_product(y, beta)
-    power, w = sp.negative_parts(-jnp.abs(x))
-    top = jnp.where(x < 0, (z + (z * w + error)) * power, z)
-    return top / (1.0 + (1.0 + w) * power)
+    parts = sp.negative_parts(-jnp.abs(x))
+    top = jnp.where(x < 0, sp.times_exp(z, parts, error), z)
+    return top / (1.0 + sp.of_parts(parts))
 
 
 def _eswish_slope(x: Array, beta: float) -> Array:
@@ -44,6 +56,17 @@ def _eswish_slope(x: Array, beta: float) -> Array:
 _eswish = elementwise(_eswish_value, _eswish_slope)
 
 
+@known(
+    "self_gated",
+    r"1.375 x \sigma(x)",
+    range=(-0.38288874629647646, INF),
+    lipschitz=1.512279065177192,
+    paper="Alcaide",
+    year=2018,
+    monotone=False,
+    limits=(0.0, INF),
+    aliases=("e_swish",),
+)
 def eswish(x: Any, /, *, beta: Number = 1.375) -> Out:
     """E-swish, f(x) = beta x sigmoid(x).
 
@@ -61,7 +84,7 @@ def eswish(x: Any, /, *, beta: Number = 1.375) -> Out:
 
 
 def _hard_mish_value(x: Array) -> Array:
-    return jnp.where(x <= -2, 0.0, jnp.where(x >= 0, x, 0.5 * x * (x + 2.0)))
+    return jnp.where(x <= -2, 0.0, jnp.where(x >= 0, x, x * (0.5 * x + 1.0)))
 
 
 def _hard_mish_slope(x: Array) -> Array:
@@ -71,6 +94,16 @@ def _hard_mish_slope(x: Array) -> Array:
 _hard_mish = elementwise(_hard_mish_value, _hard_mish_slope)
 
 
+@known(
+    "self_gated",
+    r"x \min(\max(x + 2, 0), 2) / 2",
+    range=(-0.5, INF),
+    lipschitz=1.0,
+    monotone=False,
+    breakpoints=(-2.0, 0.0),
+    limits=(0.0, INF),
+    aliases=("hardmish",),
+)
 def hard_mish(x: Any, /) -> Out:
     """Piecewise quadratic Mish, f(x) = x min(max(x + 2, 0), 2) / 2.
 
@@ -88,17 +121,32 @@ def hard_mish(x: Any, /) -> Out:
 
 def _su_value(x: Array) -> Array:
     y = jnp.maximum(sp.negative_part(x), -2000.0)
-    return jnp.where(x > 0, x, y * jnp.exp(y))
+    return jnp.where(x > 0, x, sp.times_decay(y, y))
 
 
 def _su_slope(x: Array) -> Array:
     y = jnp.maximum(sp.negative_part(x), -2000.0)
-    return jnp.where(x > 0, 1.0, (1.0 + y) * jnp.exp(y))
+    return jnp.where(x > 0, 1.0, sp.times_decay(1.0 + y, y))
 
 
-_su = elementwise(_su_value, _su_slope)
+def _su_curvature(x: Array) -> Array:
+    y = jnp.maximum(sp.negative_part(x), -2000.0)
+    return jnp.where(x > 0, 0.0, sp.times_decay(2.0 + y, y))
 
 
+_su = elementwise(_su_value, ruled(_su_slope, _su_curvature))
+
+
+@known(
+    "self_gated",
+    r"\max(x, x e^{-|x|})",
+    range=(-0.36787944117144233, INF),
+    lipschitz=1.0,
+    paper="Su",
+    monotone=False,
+    breakpoints=(0.0,),
+    limits=(0.0, INF),
+)
 def su(x: Any, /) -> Out:
     """Su's function, f(x) = max(x, x exp(-|x|)).
 
@@ -154,6 +202,16 @@ def _serf_curvature(x: Array) -> Array:
 _serf = elementwise(_serf_value, ruled(_serf_slope, _serf_curvature))
 
 
+@known(
+    "self_gated",
+    r"x\, \mathrm{erf}(\log(1 + e^x))",
+    range=(-0.3484374587596064, INF),
+    lipschitz=1.086125444150997,
+    paper="Nag and Bhattacharyya",
+    year=2021,
+    monotone=False,
+    limits=(0.0, INF),
+)
 def serf(x: Any, /) -> Out:
     """Serf, f(x) = x erf(log(1 + exp(x))).
 
@@ -201,6 +259,16 @@ def _logish_curvature(x: Array) -> Array:
 _logish = elementwise(_logish_value, ruled(_logish_slope, _logish_curvature))
 
 
+@known(
+    "self_gated",
+    r"x \log(1 + \sigma(x))",
+    range=(-0.25276881678944035, INF),
+    lipschitz=0.7463111804127397,
+    paper="Zhu et al.",
+    year=2021,
+    monotone=False,
+    limits=(0.0, INF),
+)
 def logish(x: Any, /) -> Out:
     """Logish, f(x) = x log(1 + sigmoid(x)).
 
@@ -217,20 +285,42 @@ def logish(x: Any, /) -> Out:
 
 
 def _phish_slope(x: Array) -> Array:
-    y = sp.gelu(x)
-    y_slope = sp.gelu_slope(x)
-    return sp.through_root(x, sp.tanh(y) + bounded(x) * sp.sech2(y) * y_slope, "PHISH")
+    y, z = sp.gelu(x), bounded(x)
+    slope = sp.tanh(y) + z * sp.sech2(y) * sp.gelu_slope(x)
+    # Far down tanh(y) = y, whose slope is the density's, and what they share comes last.
+    slope = jnp.where(jnp.abs(x) < 1e-20, x, slope)
+    slope = jnp.where(x < _PHISH_FAR, sp.gelu_tail(x, lambda y, y_slope: y + z * y_slope), slope)
+    return sp.through_root(x, slope, "PHISH")
+
+
+_PHISH_FAR = -6.0
 
 
 def _phish_value(x: Array) -> Array:
     y = sp.gelu(x)
     further = bounded_below(x) * jnp.where(y < 1.0, y - sp.tanh_defect(y), sp.tanh(y))
+    further = jnp.where(x < _PHISH_FAR, sp.gelu_tail(x, lambda y, _: bounded(x) * y), further)
     return _near_zero(x, 0.0, "PHISH", further)
 
 
-_phish = elementwise(_phish_value, _phish_slope)
+def _phish_curvature(x: Array) -> Array:
+    y, y_slope, z = sp.gelu(x), sp.gelu_slope(x), bounded(x)
+    bend = (2.0 - z * z) * sp.normal_pdf(z) - 2.0 * sp.tanh(y) * y_slope * y_slope
+    return sp.sech2(y) * (2.0 * y_slope + z * bend)
 
 
+_phish = elementwise(_phish_value, ruled(_phish_slope, _phish_curvature))
+
+
+@known(
+    "self_gated",
+    r"x \tanh(\mathrm{gelu}(x))",
+    range=(0.0, INF),
+    lipschitz=1.2983066733058117,
+    paper="Naveen",
+    year=2022,
+    monotone=False,
+)
 def phish(x: Any, /) -> Out:
     """Phish, f(x) = x tanh(gelu(x)).
 
@@ -270,9 +360,25 @@ def _tanhexp_slope(x: Array) -> Array:
     return sp.through_root(x, jnp.where(x < 0, below, above), "TANHEXP")
 
 
-_tanhexp = elementwise(_tanhexp_value, _tanhexp_slope)
+def _tanhexp_curvature(x: Array) -> Array:
+    e, y = jnp.exp(jnp.minimum(x, 4.0)), bounded(x)
+    return e * sp.sech2(e) * (2.0 + y - 2.0 * y * e * sp.tanh(e))
 
 
+_tanhexp = elementwise(_tanhexp_value, ruled(_tanhexp_slope, _tanhexp_curvature))
+
+
+@known(
+    "self_gated",
+    r"x \tanh(e^x)",
+    range=(-0.3532857778482113, INF),
+    lipschitz=1.061975308717916,
+    paper="Liu and Di",
+    year=2020,
+    monotone=False,
+    limits=(0.0, INF),
+    aliases=("tanh_exp",),
+)
 def tanhexp(x: Any, /) -> Out:
     """TanhExp, f(x) = x tanh(exp(x)).
 
@@ -289,18 +395,36 @@ def tanhexp(x: Any, /) -> Out:
 
 
 def _smelu_value(x: Array, beta: float) -> Array:
-    y = jnp.clip(x, -beta, beta) + beta
-    return jnp.where(x >= beta, x, y * y / (4.0 * beta))
+    """The square of y = x + beta over 4 beta, with what rounding took from y and from y/4 beta."""
+    inside = jnp.clip(x, -beta, beta)
+    near = float(np.asarray(beta, x.dtype))
+    y = inside + near
+    part = y - inside
+    error = (inside - (y - part)) + (near - part) + jnp.where(x == x, beta - near, 0.0)
+    whole = y + error
+    error = error - (whole - y)
+    z, low = sp.scaled_product(whole, 0.25 / beta)
+    square = jnp.maximum(whole * z + (whole * low + 2.0 * z * error), 0.0)
+    return jnp.where(sp.below(x, beta), jnp.where(sp.above(x, -beta), square, 0.0), x)
 
 
 def _smelu_slope(x: Array, beta: float) -> Array:
-    middle = (x + beta) / (2.0 * beta)
-    return jnp.where(x <= -beta, 0.0, jnp.where(x >= beta, 1.0, middle))
+    y = jnp.maximum(sp.minus(sp.capped(x, beta), -beta), 0.0)
+    return jnp.where(sp.below(x, beta), y / (2.0 * beta), jnp.where(x != x, x, 1.0))
 
 
 _smelu = elementwise(_smelu_value, _smelu_slope)
 
 
+@known(
+    "self_gated",
+    r"(x + 1)^2/4 \text{ on } [-1, 1],\ 0 \text{ below},\ x \text{ above}",
+    range=(0.0, INF),
+    lipschitz=1.0,
+    paper="Shamir et al.",
+    year=2020,
+    breakpoints=(-1.0, 1.0),
+)
 def smelu(x: Any, /, *, beta: Number = 1.0) -> Out:
     """Smooth ReLU, f(x) = 0 below -beta, (x + beta)^2/(4 beta) to beta, then x.
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from jaxact.activations import _special as sp
 from jaxact.activations._core import as_float, narrow, widen
+from jaxact.activations._math import _special as sp
 
 Out = Float[Array, "..."]
 
@@ -29,6 +29,18 @@ def _per_channel(parameter: Any, name: str, x: Array, axis: int) -> Array:
     shape = [1] * x.ndim
     shape[axis] = p.shape[0]
     return p.reshape(shape)
+
+
+def _times(c: Array, x: Array) -> Array:
+    """The product c x; 0 where c is, whatever x."""
+    return c * jnp.where(jnp.isinf(x) & (c == 0), 0.0, x)
+
+
+def _gated(y: Array, z: Array) -> Array:
+    """The product y sigmoid(z); 0 where the gate is shut, whatever y."""
+    gate = sp.sigmoid(z)
+    shut = jnp.isinf(y) & (gate == 0)
+    return jnp.where(shut, 0.0, y) * gate
 
 
 def prelu(x: Any, slope: Any, /, *, channel_axis: int = -1) -> Out:
@@ -51,7 +63,50 @@ def prelu(x: Any, slope: Any, /, *, channel_axis: int = -1) -> Out:
     x = as_float(x)
     wide = widen(x)
     a = _per_channel(slope, "slope", wide, channel_axis)
-    return narrow(jnp.where(wide > 0, wide, a * wide), x)
+    negative = jnp.where(wide > 0, 0.0, wide)  # a slope has no gradient where x is infinite
+    return narrow(jnp.where(wide > 0, wide, a * negative), x)
+
+
+def srelu(
+    x: Any, lower: Any, lower_slope: Any, upper: Any, upper_slope: Any, /, *, channel_axis: int = -1
+) -> Out:
+    """S-shaped rectifier: x between two thresholds, beyond each a line of its own slope.
+
+    f(x) = upper + upper_slope (x - upper) for x >= upper, x between, and
+    lower + lower_slope (x - lower) for x <= lower.
+
+    Args:
+        x: Real floating array of any shape.
+        lower: A scalar, or one for each channel, the lower threshold.
+        lower_slope: Likewise, the slope below it.
+        upper: Likewise, the upper threshold.
+        upper_slope: Likewise, the slope above it.
+        channel_axis: Where the channels lie.
+
+    Returns:
+        Of the shape and dtype of x. At a threshold the slope is that of its line.
+
+    Raises:
+        ValueError: A parameter does not fit the channels.
+
+    Reference:
+        Jin et al. 2016, "Deep Learning with S-shaped Rectified Linear Activation Units", eq. 1.
+    """
+    x = as_float(x)
+    wide = widen(x)
+    low, left, high, right = (
+        _per_channel(p, n, wide, channel_axis)
+        for p, n in (
+            (lower, "lower"),
+            (lower_slope, "lower_slope"),
+            (upper, "upper"),
+            (upper_slope, "upper_slope"),
+        )
+    )
+    under, over = wide <= low, wide >= high
+    below = low + left * jnp.where(under, wide - low, 0.0)
+    above = high + right * jnp.where(over, wide - high, 0.0)
+    return narrow(jnp.where(over, above, jnp.where(under, below, wide)), x)
 
 
 def parametric_swish(x: Any, beta: Any, /, *, channel_axis: int = -1) -> Out:
@@ -74,7 +129,7 @@ def parametric_swish(x: Any, beta: Any, /, *, channel_axis: int = -1) -> Out:
     x = as_float(x)
     wide = widen(x)
     b = _per_channel(beta, "beta", wide, channel_axis)
-    return narrow(wide * sp.sigmoid(b * wide), x)
+    return narrow(_gated(wide, b * wide), x)
 
 
 def acon_c(x: Any, p1: Any, p2: Any, beta: Any, /, *, channel_axis: int = -1) -> Out:
@@ -101,8 +156,8 @@ def acon_c(x: Any, p1: Any, p2: Any, beta: Any, /, *, channel_axis: int = -1) ->
     a, c, b = (
         _per_channel(p, n, wide, channel_axis) for p, n in ((p1, "p1"), (p2, "p2"), (beta, "beta"))
     )
-    y = (a - c) * wide
-    return narrow(y * sp.sigmoid(b * y) + c * wide, x)
+    y = _times(a - c, wide)
+    return narrow(_gated(y, b * y) + _times(c, wide), x)
 
 
 def meta_acon(
@@ -131,8 +186,8 @@ def meta_acon(
     beta = sp.sigmoid(jnp.matmul(hidden, w2.astype(wide.dtype), precision="highest"))
     beta = beta.reshape(mean.shape)
     a, c = _per_channel(p1, "p1", wide, -1), _per_channel(p2, "p2", wide, -1)
-    y = (a - c) * wide
-    return narrow(y * sp.sigmoid(beta * y) + c * wide, x)
+    y = _times(a - c, wide)
+    return narrow(_gated(y, beta * y) + _times(c, wide), x)
 
 
 def maxout(x: Any, /, *, pieces: int, axis: int = -1) -> Out:

@@ -7,10 +7,13 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxact.activations._core import Number, as_float, as_number, elementwise, pick
+from jaxact.activations._math import _special as sp
+from jaxact.activations._table import INF, known
 
 Out = Float[Array, "..."]
 
 
+@known("rectified", r"x", range=(-INF, INF), lipschitz=1.0, aliases=("linear",))
 def identity(x: Any, /) -> Out:
     """The identity, f(x) = x.
 
@@ -30,6 +33,15 @@ def _relu_value(x: Array) -> Array:
 _relu = elementwise(_relu_value, tangent=lambda x, t: pick(x, t, (x > 0, 1.0)), selects=True)
 
 
+@known(
+    "rectified",
+    r"\max(x, 0)",
+    range=(0.0, INF),
+    lipschitz=1.0,
+    paper="Nair and Hinton",
+    year=2010,
+    breakpoints=(0.0,),
+)
 def relu(x: Any, /) -> Out:
     """Rectified linear unit, f(x) = max(x, 0).
 
@@ -55,7 +67,7 @@ def _relu_n_value(x: Array, n: float) -> Array:
 
 
 def _relu_n_tangent(x: Array, t: Array, n: float) -> Array:
-    return pick(x, t, ((x > 0) & (x < n), 1.0))
+    return pick(x, t, ((x > 0) & sp.below(x, n), 1.0))
 
 
 _relu_n = elementwise(_relu_n_value, tangent=_relu_n_tangent, selects=True)
@@ -80,6 +92,15 @@ def relu_n(x: Any, /, *, n: Number) -> Out:
     return _relu_n(x, as_number(n, "n", positive=True))
 
 
+@known(
+    "rectified",
+    r"\min(\max(x, 0), 6)",
+    range=(0.0, 6.0),
+    lipschitz=1.0,
+    paper="Krizhevsky",
+    year=2010,
+    breakpoints=(0.0, 6.0),
+)
 def relu6(x: Any, /) -> Out:
     """Rectifier capped at 6, f(x) = min(max(x, 0), 6).
 
@@ -106,6 +127,16 @@ def _leaky_relu_tangent(x: Array, t: Array, slope: float) -> Array:
 _leaky_relu = elementwise(_leaky_relu_value, tangent=_leaky_relu_tangent)
 
 
+@known(
+    "rectified",
+    r"\max(x, 0) + 0.01 \min(x, 0)",
+    range=(-INF, INF),
+    lipschitz=1.0,
+    paper="Maas et al.",
+    year=2013,
+    breakpoints=(0.0,),
+    aliases=("lrelu",),
+)
 def leaky_relu(x: Any, /, *, negative_slope: Number = 0.01) -> Out:
     """Leaky rectifier, f(x) = x for x > 0, else negative_slope x.
 
@@ -133,6 +164,16 @@ def _squared_relu_value(x: Array) -> Array:
 _squared_relu = elementwise(_squared_relu_value, lambda x: 2.0 * _relu(x))
 
 
+@known(
+    "rectified",
+    r"\max(x, 0)^2",
+    range=(0.0, INF),
+    lipschitz=INF,
+    paper="So et al.",
+    year=2021,
+    breakpoints=(0.0,),
+    aliases=("relu_squared", "relu2"),
+)
 def squared_relu(x: Any, /) -> Out:
     """Squared rectifier, f(x) = max(x, 0)^2.
 
@@ -157,6 +198,16 @@ _hard_tanh = elementwise(
 )
 
 
+@known(
+    "rectified",
+    r"\min(\max(x, -1), 1)",
+    range=(-1.0, 1.0),
+    lipschitz=1.0,
+    paper="Collobert",
+    year=2004,
+    breakpoints=(-1.0, 1.0),
+    aliases=("hardtanh", "relu1"),
+)
 def hard_tanh(x: Any, /) -> Out:
     """Piecewise linear tanh (also ReLU1), f(x) = min(max(x, -1), 1).
 
@@ -179,6 +230,18 @@ def _abs_tangent(x: Array, t: Array) -> Array:
 _abs = elementwise(lambda x: jnp.abs(x), tangent=_abs_tangent, selects=True)
 
 
+@known(
+    "rectified",
+    r"|x|",
+    range=(0.0, INF),
+    lipschitz=1.0,
+    paper="Jarrett et al.",
+    year=2009,
+    monotone=False,
+    breakpoints=(0.0,),
+    limits=(INF, INF),
+    aliases=("absolute",),
+)
 def abs(x: Any, /) -> Out:
     """Absolute value, f(x) = |x|.
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxact.activations import _special as sp
 from jaxact.activations._core import Number, as_number, elementwise, ruled
+from jaxact.activations._math import _special as sp
+from jaxact.activations._table import INF, known
 
 Out = Float[Array, "..."]
 
@@ -29,13 +30,28 @@ def _silu_value(x: Array) -> Array:
 
 
 def _swish_brief(x: Array, beta: float = 1.0) -> Array:
-    z = x * beta
-    return jnp.where(z < -2000, 0.0, x) / (1.0 + sp.brief_exp(-z))
+    return _times_sigmoid_brief(x, x * beta)
+
+
+def _times_sigmoid_brief(x: Array, z: Array) -> Array:
+    e, rest = sp.brief_tail(-jnp.abs(z))
+    top = jnp.where(z < 0, (jnp.where(z < -2000, 0.0, x) * e) * rest, x)
+    return top / (1.0 + e * rest)
 
 
 _silu = elementwise(_silu_value, sp.silu_slope, brief=_swish_brief)
 
 
+@known(
+    "self_gated",
+    r"x \sigma(x)",
+    range=(-0.2784645427610738, INF),
+    lipschitz=1.099839320128867,
+    paper="Elfwing et al.",
+    year=2018,
+    monotone=False,
+    limits=(0.0, INF),
+)
 def silu(x: Any, /) -> Out:
     """Sigmoid linear unit, f(x) = x sigmoid(x).
 
@@ -52,6 +68,16 @@ def silu(x: Any, /) -> Out:
     return _silu(x)
 
 
+@known(
+    "self_gated",
+    r"x \sigma(\beta x),\ \beta = 1",
+    range=(-0.2784645427610738, INF),
+    lipschitz=1.099839320128867,
+    paper="Ramachandran et al.",
+    year=2017,
+    monotone=False,
+    limits=(0.0, INF),
+)
 def swish(x: Any, /, *, beta: Number = 1.0) -> Out:
     """Swish, f(x) = x sigmoid(beta x).
 
@@ -102,10 +128,10 @@ def _gelu_tanh_slope(x: Array) -> Array:
     z, low = _gelu_tanh_argument(y)
     a = sp.magnitude(z)
     low = jnp.where(jnp.abs(z) > a, 0.0, jnp.where(z < 0, low, -low))
-    power, w = sp.exp_parts(-a, low=low)
-    e = (1.0 + w) * power
+    parts = sp.exp_parts(-a, low=low)
+    e = sp.of_parts(parts)
     p = y * (_LINEAR[0] + 3.0 * _CUBIC[0] * (y * y))
-    top = jnp.where(x < 0, e * (1.0 + e + p), 1.0 + e + p * e)
+    top = jnp.where(x < 0, sp.times_exp(1.0 + e + p, parts), 1.0 + e + p * e)
     return sp.through_root(x, top / (1.0 + e * (2.0 + e)), "GELU_TANH")
 
 
@@ -120,7 +146,7 @@ def _gelu_tanh_curvature(x: Array) -> Array:
 def _gelu_tanh_brief(x: Array) -> Array:
     y = jnp.clip(x, -40.0, 40.0)
     z = _LINEAR[0] * y + _CUBIC[0] * (y * y * y)
-    return jnp.where(z < -2000, 0.0, x) / (1.0 + sp.brief_exp(-z))
+    return _times_sigmoid_brief(x, z)
 
 
 _gelu_tanh = elementwise(
@@ -129,6 +155,16 @@ _gelu_tanh = elementwise(
 _GELU_FORMS = {"none": _gelu, False: _gelu, "tanh": _gelu_tanh, True: _gelu_tanh}
 
 
+@known(
+    "self_gated",
+    r"x \Phi(x)",
+    range=(-0.16997120747990363, INF),
+    lipschitz=1.128904145185155,
+    paper="Hendrycks and Gimpel",
+    year=2016,
+    monotone=False,
+    limits=(0.0, INF),
+)
 def gelu(x: Any, /, *, approximate: str | bool = "none") -> Out:
     """Gaussian error linear unit, f(x) = x Phi(x), Phi the standard normal distribution function.
 
@@ -153,6 +189,32 @@ def gelu(x: Any, /, *, approximate: str | bool = "none") -> Out:
             f'approximate must be "none", "tanh", "sigmoid" or a boolean, got {approximate!r}'
         )
     return _GELU_FORMS[approximate](x)
+
+
+@known(
+    "self_gated",
+    r"x \sigma\big(2 \sqrt{2/\pi} (x + 0.044715 x^3)\big)",
+    range=(-0.17004075057125406, INF),
+    lipschitz=1.1289930686587717,
+    paper="Hendrycks and Gimpel",
+    year=2016,
+    monotone=False,
+    limits=(0.0, INF),
+    aliases=("gelu_new", "gelu_pytorch_tanh"),
+)
+def gelu_tanh(x: Any, /) -> Out:
+    """GELU by tanh, f(x) = x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)): ``approximate="tanh"``.
+
+    Args:
+        x: Real floating array of any shape.
+
+    Returns:
+        Values above -0.1701; 0 at minus infinity.
+
+    Reference:
+        Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", section 2.
+    """
+    return _gelu_tanh(x)
 
 
 def _mish_gate(x: Array) -> Array:
@@ -183,7 +245,8 @@ def _mish_value(x: Array) -> Array:
     below = sp.times_decay(y + y * (0.5 * e), x)
     top = jnp.where(far, below, jnp.where(x < 0, -y, -2.0 * sp.capped(y, 2000.0) * (e * e)))
     bottom = jnp.where(x < 0, 1.0 + (e + 0.5 * e * e), 1.0 + 2.0 * (e + e * e))
-    return jnp.where(far, 0.0, y) + top / bottom
+    # A small x is not the difference of itself and what may be flushed.
+    return jnp.where(jnp.abs(x) < 1e-20, 0.6 * y, jnp.where(far, 0.0, y) + top / bottom)
 
 
 def _mish_slope(x: Array) -> Array:
@@ -194,7 +257,8 @@ def _mish_slope(x: Array) -> Array:
     e = sp.decay(x)
     y = bounded(x)
     p, q = 4.0 * y + 4.0, 4.0 * y + 6.0
-    top = jnp.where(x < 0, e * (p + e * (q + e * (4.0 + e))), 1.0 + e * (4.0 + e * (q + e * p)))
+    below = sp.times_decay(p + e * (q + e * (4.0 + e)), x)
+    top = jnp.where(x < 0, below, 1.0 + e * (4.0 + e * (q + e * p)))
     left, right = 8.0 + e * (4.0 + e), 8.0 + e * (8.0 + 4.0 * e)
     bottom = jnp.where(x < 0, 4.0 + e * (8.0 + e * left), 1.0 + e * (4.0 + e * right))
     return sp.through_root(x, top / bottom, "MISH")
@@ -205,14 +269,29 @@ def _mish_curvature(x: Array) -> Array:
 
 
 def _mish_brief(x: Array) -> Array:
-    e = sp.brief_exp(sp.capped(x, 20.0))
-    n = e * (2.0 + e)
-    return bounded_below(x) * (n / (2.0 + n))
+    y, (power, rest) = sp.capped(x, 20.0), sp.brief_tail(jnp.minimum(x, 0.0))
+    e = jnp.where(x < 0, power * rest, sp.brief_exp(y))
+    n = 2.0 + e
+    return jnp.where(
+        x < 0,
+        (bounded_below(x) * (n / (2.0 + e * n)) * power) * rest,
+        x * (e * n / (2.0 + e * n)),
+    )
 
 
 _mish = elementwise(_mish_value, ruled(_mish_slope, _mish_curvature), brief=_mish_brief)
 
 
+@known(
+    "self_gated",
+    r"x \tanh(\log(1 + e^x))",
+    range=(-0.3088434130172504, INF),
+    lipschitz=1.088498161251728,
+    paper="Misra",
+    year=2019,
+    monotone=False,
+    limits=(0.0, INF),
+)
 def mish(x: Any, /) -> Out:
     """Mish, f(x) = x tanh(softplus(x)).
 
@@ -239,6 +318,18 @@ def _hard_silu_slope(x: Array) -> Array:
 _hard_silu = elementwise(_hard_silu_value, _hard_silu_slope)
 
 
+@known(
+    "self_gated",
+    r"x \min(\max(x + 3, 0), 6) / 6",
+    range=(-0.375, INF),
+    lipschitz=1.5,
+    paper="Howard et al.",
+    year=2019,
+    monotone=False,
+    breakpoints=(-3.0, 3.0),
+    limits=(0.0, INF),
+    aliases=("hard_swish", "hardswish"),
+)
 def hard_silu(x: Any, /) -> Out:
     """Piecewise quadratic SiLU, f(x) = x min(max(x + 3, 0), 6) / 6.
 

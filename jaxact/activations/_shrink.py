@@ -8,7 +8,6 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxact.activations import _special as sp
 from jaxact.activations._core import (
     Number,
     as_float,
@@ -20,13 +19,15 @@ from jaxact.activations._core import (
     widen,
 )
 from jaxact.activations._exponential import elu
+from jaxact.activations._math import _special as sp
 from jaxact.activations._rectified import leaky_relu, relu
+from jaxact.activations._table import INF, known
 
 Out = Float[Array, "..."]
 
 
 def _shifted_relu_tangent(x: Array, t: Array, shift: float) -> Array:
-    return pick(x, t, (x > shift, 1.0))
+    return pick(x, t, (sp.above(x, shift), 1.0))
 
 
 _shifted_relu = elementwise(
@@ -34,6 +35,15 @@ _shifted_relu = elementwise(
 )
 
 
+@known(
+    "rectified",
+    r"\max(x, -1)",
+    range=(-1.0, INF),
+    lipschitz=1.0,
+    paper="Clevert et al.",
+    year=2016,
+    breakpoints=(-1.0,),
+)
 def shifted_relu(x: Any, /, *, shift: Number = -1.0) -> Out:
     """Shifted rectifier, f(x) = max(x, shift).
 
@@ -71,6 +81,16 @@ def _near_parabola(y: Array, scale: float, bias: float) -> Array:
 _star_relu = elementwise(_star_relu_value, lambda x, scale, _: 2.0 * scale * relu(x))
 
 
+@known(
+    "rectified",
+    r"0.8944 \max(x, 0)^2 - 0.4472",
+    range=(-0.4472, INF),
+    lipschitz=INF,
+    paper="Yu et al.",
+    year=2022,
+    breakpoints=(0.0,),
+    aliases=("starrelu",),
+)
 def star_relu(x: Any, /, *, scale: Number = 0.8944, bias: Number = -0.4472) -> Out:
     """StarReLU, f(x) = scale max(x, 0)^2 + bias.
 
@@ -89,12 +109,21 @@ def star_relu(x: Any, /, *, scale: Number = 0.8944, bias: Number = -0.4472) -> O
 
 
 def _threshold_value(x: Array, threshold: float, value: float) -> Array:
-    return jnp.where(x <= threshold, value, x)
+    return jnp.where(sp.above(x, threshold) | (x != x), x, value)
 
 
-_threshold = elementwise(_threshold_value, tangent=lambda x, t, h, _: pick(x, t, (x > h, 1.0)))
+_threshold = elementwise(
+    _threshold_value, tangent=lambda x, t, h, _: pick(x, t, (sp.above(x, h), 1.0))
+)
 
 
+@known(
+    "rectified",
+    r"x \text{ if } x > 0 \text{ else } 0",
+    range=(0.0, INF),
+    lipschitz=1.0,
+    breakpoints=(0.0,),
+)
 def threshold(x: Any, /, *, threshold: Number = 0.0, value: Number = 0.0) -> Out:
     """Threshold, f(x) = x for x > threshold, else value.
 
@@ -110,14 +139,24 @@ def threshold(x: Any, /, *, threshold: Number = 0.0, value: Number = 0.0) -> Out
 
 
 def _hard_shrink_value(x: Array, width: float) -> Array:
-    return jnp.where(jnp.abs(x) <= width, 0.0, x)
+    return jnp.where(sp.above(jnp.abs(x), width) | (x != x), x, 0.0)
 
 
 _hard_shrink = elementwise(
-    _hard_shrink_value, tangent=lambda x, t, w: pick(x, t, (jnp.abs(x) > w, 1.0))
+    _hard_shrink_value, tangent=lambda x, t, w: pick(x, t, (sp.above(jnp.abs(x), w), 1.0))
 )
 
 
+@known(
+    "rectified",
+    r"x \text{ if } |x| > 1/2 \text{ else } 0",
+    range=(-INF, INF),
+    lipschitz=INF,
+    paper="Donoho and Johnstone",
+    year=1994,
+    breakpoints=(-0.5, 0.5),
+    aliases=("hardshrink",),
+)
 def hard_shrink(x: Any, /, *, width: Number = 0.5) -> Out:
     """Hard shrinkage, f(x) = x for |x| > width, else 0.
 
@@ -135,12 +174,22 @@ def hard_shrink(x: Any, /, *, width: Number = 0.5) -> Out:
 
 
 _soft_shrink = elementwise(
-    lambda x, w: jnp.where(jnp.abs(x) <= w, 0.0, x - jnp.copysign(jnp.full_like(x, w), x)),
-    tangent=lambda x, t, w: pick(x, t, (jnp.abs(x) > w, 1.0)),
+    lambda x, w: jnp.copysign(jnp.maximum(sp.minus(jnp.abs(x), w), 0.0), x),
+    tangent=lambda x, t, w: pick(x, t, (sp.above(jnp.abs(x), w), 1.0)),
     name="soft_shrink",
 )
 
 
+@known(
+    "rectified",
+    r"\mathrm{sign}(x) \max(|x| - 1/2, 0)",
+    range=(-INF, INF),
+    lipschitz=1.0,
+    paper="Donoho",
+    year=1995,
+    breakpoints=(-0.5, 0.5),
+    aliases=("softshrink",),
+)
 def soft_shrink(x: Any, /, *, width: Number = 0.5) -> Out:
     """Soft shrinkage, f(x) = sign(x) max(|x| - width, 0).
 
@@ -175,6 +224,7 @@ def _tanh_shrink_curvature(x: Array) -> Array:
 _tanh_shrink = elementwise(_tanh_shrink_value, ruled(_tanh_shrink_slope, _tanh_shrink_curvature))
 
 
+@known("rectified", r"x - \tanh x", range=(-INF, INF), lipschitz=1.0, aliases=("tanhshrink",))
 def tanh_shrink(x: Any, /) -> Out:
     """Tanh shrinkage, f(x) = x - tanh(x), without the cancellation near 0.
 
@@ -202,6 +252,15 @@ _sparse_sigmoid = elementwise(
 _sparse_plus = elementwise(_sparse_plus_value, lambda x: _sparse_sigmoid(x))
 
 
+@known(
+    "rectified",
+    r"\int_{-\infty}^x \min(\max((t + 1)/2, 0), 1)\, dt",
+    range=(0.0, INF),
+    lipschitz=1.0,
+    paper="Blondel et al.",
+    year=2020,
+    breakpoints=(-1.0, 1.0),
+)
 def sparse_plus(x: Any, /) -> Out:
     """Sparse plus, f(x) = 0 for x <= -1, (x + 1)^2/4 to 1, then x.
 
@@ -218,6 +277,15 @@ def sparse_plus(x: Any, /) -> Out:
     return _sparse_plus(x)
 
 
+@known(
+    "rectified",
+    r"\min(\max((x + 1)/2, 0), 1)",
+    range=(0.0, 1.0),
+    lipschitz=0.5,
+    paper="Blondel et al.",
+    year=2020,
+    breakpoints=(-1.0, 1.0),
+)
 def sparse_sigmoid(x: Any, /) -> Out:
     """Sparse sigmoid, f(x) = min(max((x + 1)/2, 0), 1), the derivative of ``sparse_plus``.
 
@@ -268,6 +336,15 @@ def concat_elu(x: Any, /, *, axis: int = -1) -> Out:
     return jnp.concatenate([elu(x), elu(-x)], axis=axis)
 
 
+@known(
+    "rectified",
+    r"\max(x, 0) + \tfrac{11}{48} \min(x, 0)",
+    range=(-INF, INF),
+    lipschitz=1.0,
+    paper="Xu et al.",
+    year=2015,
+    breakpoints=(0.0,),
+)
 def rrelu(
     x: Any, /, *, key: Array | None = None, lower: Number = 1 / 8, upper: Number = 1 / 3
 ) -> Out:

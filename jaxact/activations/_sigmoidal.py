@@ -1,5 +1,6 @@
 """Bounded, odd or monotone squashing functions."""
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
-from jaxact.activations import _special as sp
 from jaxact.activations._core import Number, as_number, elementwise, pick, ruled
+from jaxact.activations._math import _special as sp
+from jaxact.activations._table import INF, known
 
 Out = Float[Array, "..."]
 
@@ -18,6 +20,15 @@ _sigmoid = elementwise(
 )
 
 
+@known(
+    "sigmoidal",
+    r"1 / (1 + e^{-x})",
+    range=(0.0, 1.0),
+    lipschitz=0.25,
+    paper="Verhulst",
+    year=1845,
+    aliases=("logistic",),
+)
 def sigmoid(x: Any, /) -> Out:
     """Logistic sigmoid, f(x) = 1 / (1 + exp(-x)).
 
@@ -39,6 +50,7 @@ def _tanh_value(x: Array) -> Array:
 _tanh = elementwise(_tanh_value, lambda x: sp.sech2(x), brief=jnp.tanh)
 
 
+@known("sigmoidal", r"\tanh x", range=(-1.0, 1.0), lipschitz=1.0)
 def tanh(x: Any, /) -> Out:
     """Hyperbolic tangent.
 
@@ -51,11 +63,10 @@ def tanh(x: Any, /) -> Out:
     return _tanh(x)
 
 
-_erf = elementwise(
-    lambda x: sp.erf(x), lambda x: sp.gaussian(x) * 1.1283791670955125739, brief=lax.erf
-)
+_erf = elementwise(lambda x: sp.erf(x), lambda x: sp.erf_slope(x), brief=lax.erf)
 
 
+@known("sigmoidal", r"\mathrm{erf}(x)", range=(-1.0, 1.0), lipschitz=1.1283791670955126)
 def erf(x: Any, /) -> Out:
     """Error function, f(x) = 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x.
 
@@ -87,6 +98,16 @@ def _soft_sign_curvature(x: Array) -> Array:
 _soft_sign = elementwise(_soft_sign_value, ruled(_soft_sign_slope, _soft_sign_curvature))
 
 
+@known(
+    "sigmoidal",
+    r"x / (1 + |x|)",
+    range=(-1.0, 1.0),
+    lipschitz=1.0,
+    paper="Bergstra et al.",
+    year=2009,
+    breakpoints=(0.0,),
+    aliases=("softsign",),
+)
 def soft_sign(x: Any, /) -> Out:
     """Soft sign, f(x) = x / (1 + |x|).
 
@@ -114,6 +135,16 @@ _hard_sigmoid = elementwise(_hard_sigmoid_value, tangent=_hard_sigmoid_tangent)
 _HARD_SIGMOID_FORMS = {"relu6": 3.0, "linear": 2.5}
 
 
+@known(
+    "sigmoidal",
+    r"\min(\max(x + 3, 0), 6) / 6",
+    range=(0.0, 1.0),
+    lipschitz=0.16666666666666666,
+    paper="Howard et al.",
+    year=2019,
+    breakpoints=(-3.0, 3.0),
+    aliases=("hardsigmoid",),
+)
 def hard_sigmoid(x: Any, /, *, form: str = "relu6") -> Out:
     """Piecewise linear sigmoid, f(x) = min(max(x + 3, 0), 6)/6, or min(max(0.2 x + 0.5, 0), 1).
 
@@ -150,16 +181,28 @@ def _lecun_tanh_value(x: Array) -> Array:
 
 
 def _lecun_tanh_slope(x: Array) -> Array:
-    return (1.7159 * 2 / 3) * lecun_bell(x)
+    return lecun_bell(x)
 
 
-lecun_bell = ruled(
-    lambda x: sp.at_scaled(sp.sech2, lambda z: -2.0 * sp.tanh(z) * sp.sech2(z), x, *_TWO_THIRDS),
-    lambda x: (-4 / 3) * sp.tanh(x * (2 / 3)) * lecun_bell(x),
+def _lecun_bell(x: Array) -> Array:
+    def bell(z: Array) -> Array:
+        return sp.sech2(z, 1.7159 * 2 / 3)
+
+    return sp.at_scaled(bell, lambda z: -2.0 * sp.tanh(z) * bell(z), x, *_TWO_THIRDS)
+
+
+lecun_bell = ruled(_lecun_bell, lambda x: (-4 / 3) * sp.tanh(x * (2 / 3)) * lecun_bell(x))
+_lecun_tanh = elementwise(_lecun_tanh_value, lecun_bell)
+
+
+@known(
+    "sigmoidal",
+    r"1.7159 \tanh(2x/3)",
+    range=(-1.7159, 1.7159),
+    lipschitz=1.1439333333333335,
+    paper="LeCun et al.",
+    year=1998,
 )
-_lecun_tanh = elementwise(_lecun_tanh_value, _lecun_tanh_slope)
-
-
 def lecun_tanh(x: Any, /) -> Out:
     """Scaled tanh, f(x) = 1.7159 tanh(2x/3).
 
@@ -176,16 +219,31 @@ def lecun_tanh(x: Any, /) -> Out:
 
 
 def _penalized_tanh_value(x: Array, a: float) -> Array:
-    return jnp.where(x > 0, 1.0, a) * sp.tanh(x)
+    """With m = exp(2x) - 1 it is m/(2 + m), below 0 a m/(2 + m), the scale in two parts."""
+    m = sp.expm1_negative(-2.0 * jnp.abs(x))
+    y = -m / (2.0 + m)
+    scaled, low = sp.scaled_product(y, a)
+    # What rounding took from the quotient, too.
+    low = low - jnp.where(y > 1e-20, a * sp.product_error(y, 2.0 + m, -m) / (2.0 + m), 0.0)
+    return jnp.where(x > 0, y, jnp.where(x == 0, x * a, -(scaled + low)))
 
 
 def _penalized_tanh_slope(x: Array, a: float) -> Array:
-    return jnp.where(x > 0, 1.0, a) * sp.sech2(x)
+    return jnp.where(x > 0, sp.sech2(x), sp.sech2(x, a))
 
 
 _penalized_tanh = elementwise(_penalized_tanh_value, _penalized_tanh_slope)
 
 
+@known(
+    "sigmoidal",
+    r"\tanh x \text{ if } x > 0 \text{ else } 0.25 \tanh x",
+    range=(-0.25, 1.0),
+    lipschitz=1.0,
+    paper="Xu et al.",
+    year=2016,
+    breakpoints=(0.0,),
+)
 def penalized_tanh(x: Any, /, *, a: Number = 0.25) -> Out:
     """Penalized tanh, f(x) = tanh(x) for x > 0, else a tanh(x).
 
@@ -216,6 +274,13 @@ def _bump(x: Array) -> Array:
     return -2.0 * jnp.clip(x, -big, big) * r * r
 
 
+@known(
+    "sigmoidal",
+    r"\arctan x",
+    range=(-1.5707963267948966, 1.5707963267948966),
+    lipschitz=1.0,
+    aliases=("atan",),
+)
 def arctan(x: Any, /) -> Out:
     """Inverse tangent.
 
@@ -233,20 +298,36 @@ def _clip(x: Array) -> Array:
     return jnp.clip(x, -big, big)
 
 
+def _one_plus_square(x: Array, alpha: float) -> Array:
+    """The sum 1 + alpha x^2, rounded about once."""
+    root = math.sqrt(alpha)
+    z, low = sp.scaled_product(
+        _clip(x), root, float((Fraction(alpha) - Fraction(root) ** 2) / 2) / root
+    )
+    square = z * z
+    return 1.0 + (square + (sp.product_error(z, z, square) + 2.0 * z * low))
+
+
 def _isru_value(x: Array, alpha: float) -> Array:
-    y = _clip(x)
-    return y / jnp.sqrt(1.0 + alpha * (y * y))
+    return _clip(x) / jnp.sqrt(_one_plus_square(x, alpha))
 
 
 def _isru_slope(x: Array, alpha: float) -> Array:
-    y = _clip(x)
-    s = 1.0 + alpha * (y * y)
+    s = _one_plus_square(x, alpha)
     return 1.0 / s / jnp.sqrt(s)
 
 
 _isru = elementwise(_isru_value, _isru_slope)
 
 
+@known(
+    "sigmoidal",
+    r"x / \sqrt{1 + x^2}",
+    range=(-1.0, 1.0),
+    lipschitz=1.0,
+    paper="Carlile et al.",
+    year=2017,
+)
 def isru(x: Any, /, *, alpha: Number = 1.0) -> Out:
     """Inverse square root unit, f(x) = x / sqrt(1 + alpha x^2).
 
@@ -274,6 +355,15 @@ def _isrlu_slope(x: Array, alpha: float) -> Array:
 _isrlu = elementwise(_isrlu_value, _isrlu_slope)
 
 
+@known(
+    "sigmoidal",
+    r"x \text{ if } x > 0 \text{ else } x / \sqrt{1 + x^2}",
+    range=(-1.0, INF),
+    lipschitz=1.0,
+    paper="Carlile et al.",
+    year=2017,
+    breakpoints=(0.0,),
+)
 def isrlu(x: Any, /, *, alpha: Number = 1.0) -> Out:
     """Inverse square root linear unit, f(x) = x for x > 0, else x / sqrt(1 + alpha x^2).
 
@@ -304,6 +394,7 @@ def _bent_identity_slope(x: Array) -> Array:
 _bent_identity = elementwise(_bent_identity_value, _bent_identity_slope)
 
 
+@known("sigmoidal", r"(\sqrt{x^2 + 1} - 1)/2 + x", range=(-INF, INF), lipschitz=1.5)
 def bent_identity(x: Any, /) -> Out:
     """Bent identity, f(x) = (sqrt(x^2 + 1) - 1)/2 + x.
 
@@ -322,9 +413,9 @@ def _log_log_value(x: Array) -> Array:
 
 def _log_log_slope(x: Array) -> Array:
     # The outer exponential magnifies the error of the inner one, which is therefore in two parts.
-    y, low = sp.exp_pair(jnp.clip(x, sp.lowest(x), 7.0))
-    power, w = sp.exp_parts(-sp.capped(y, -sp.lowest(x)), low=-low)
-    return (y + low) * ((1.0 + w) * power)
+    y, low = sp.exp_pair(sp.capped(x, 7.0))
+    parts = sp.exp_parts(-sp.capped(y, -sp.lowest(x)), low=-low)
+    return sp.times_exp(y, parts, low)
 
 
 def _log_log_curvature(x: Array) -> Array:
@@ -335,6 +426,15 @@ log_log_slope = ruled(_log_log_slope, _log_log_curvature)
 _log_log = elementwise(_log_log_value, log_log_slope)
 
 
+@known(
+    "sigmoidal",
+    r"1 - \exp(-e^x)",
+    range=(0.0, 1.0),
+    lipschitz=0.36787944117144233,
+    paper="Gomes and Ludermir",
+    year=2008,
+    aliases=("cloglog",),
+)
 def log_log(x: Any, /) -> Out:
     """Complementary log-log, f(x) = 1 - exp(-exp(x)).
 
@@ -352,11 +452,19 @@ def log_log(x: Any, /) -> Out:
 
 _gaussian = elementwise(
     lambda x: sp.gaussian(x),
-    lambda x: -2.0 * jnp.clip(x, -60.0, 60.0) * sp.gaussian(x),
+    lambda x: sp.gaussian_slope(x),
     name="gaussian",
 )
 
 
+@known(
+    "sigmoidal",
+    r"e^{-x^2}",
+    range=(0.0, 1.0),
+    lipschitz=0.8577638849607067,
+    monotone=False,
+    limits=(0.0, 0.0),
+)
 def gaussian(x: Any, /) -> Out:
     """Gaussian, f(x) = exp(-x^2).
 
@@ -374,6 +482,7 @@ _symmetrical_sigmoid = elementwise(
 )
 
 
+@known("sigmoidal", r"\tanh(x/2)", range=(-1.0, 1.0), lipschitz=0.5, aliases=("bipolar_sigmoid",))
 def symmetrical_sigmoid(x: Any, /) -> Out:
     """Symmetrical sigmoid, f(x) = (1 - exp(-x))/(1 + exp(-x)) = tanh(x/2).
 
@@ -402,6 +511,15 @@ def _sqnl_curvature(x: Array) -> Array:
 _sqnl = elementwise(_sqnl_value, ruled(_sqnl_slope, _sqnl_curvature))
 
 
+@known(
+    "sigmoidal",
+    r"x - \mathrm{sign}(x) x^2/4 \text{ on } [-2, 2]",
+    range=(-1.0, 1.0),
+    lipschitz=1.0,
+    paper="Wuraola and Patel",
+    year=2018,
+    breakpoints=(-2.0, 0.0, 2.0),
+)
 def sqnl(x: Any, /) -> Out:
     """Square nonlinearity, f(x) = x - sign(x) x^2/4 within [-2, 2], else sign(x).
 

@@ -11,34 +11,37 @@ from jaxtyping import Float
 from jaxact.activations._core import as_float, narrow, widen
 
 Out = Float[Array, "..."]
+Axis = int | tuple[int, ...] | None
 
 
-def softmax(x: Any, /, *, axis: int = -1) -> Out:
+def softmax(x: Any, /, axis: Axis = -1, where: Any = None) -> Out:
     """Softmax, exp(x_i) / sum_j exp(x_j).
 
     Args:
         x: Real floating array of at least one dimension.
-        axis: Along which the result sums to 1.
+        axis: Along which the result sums to 1, one or several.
+        where: Mask that broadcasts against x: what is left out counts for nothing and gives 0.
 
     Returns:
         Of the shape and dtype of x.
     """
     x = as_float(x)
-    return narrow(jax.nn.softmax(widen(x), axis=axis), x)
+    return narrow(jax.nn.softmax(widen(x), axis=axis, where=where), x)
 
 
-def log_softmax(x: Any, /, *, axis: int = -1) -> Out:
+def log_softmax(x: Any, /, axis: Axis = -1, where: Any = None) -> Out:
     """Logarithm of softmax, x_i - log sum_j exp(x_j).
 
     Args:
         x: Real floating array of at least one dimension.
-        axis: Along which the exponentials sum to 1.
+        axis: Along which the exponentials sum to 1, one or several.
+        where: Mask that broadcasts against x: what is left out counts for nothing and gives -inf.
 
     Returns:
         Of the shape and dtype of x.
     """
     x = as_float(x)
-    return narrow(jax.nn.log_softmax(widen(x), axis=axis), x)
+    return narrow(jax.nn.log_softmax(widen(x), axis=axis, where=where), x)
 
 
 def _counts(z: Array) -> Array:
@@ -94,6 +97,8 @@ def _(primals, tangents):
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _along(function, x: Array, axis: int) -> Array:
+    if x.size == 0:
+        return x
     return narrow(jnp.moveaxis(function(jnp.moveaxis(widen(x), axis, -1)), -1, axis), x)
 
 

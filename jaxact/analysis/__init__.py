@@ -1,9 +1,10 @@
 """What to measure on a network, by depth.
 
 A network is read by `as_chain` as a chain of pure functions, whatever library it came from; the
-measurements take chains and arrays and give arrays with a layer axis. `measure_matrices`,
-`measure_spectrum` and `measure_stream` give `Measurement` records, and `table` makes of any of them
-one tidy frame.
+measurements take chains and arrays and give arrays with a layer axis. Every measure is defined
+once, in `MEASURES`; `measure` takes those of a network with data (`view`). `measure_matrices`,
+`measure_spectrum` and `measure_stream` give `Measurement` records, and `table` makes of any of
+them one tidy frame.
 """
 
 from jaxact.analysis._alignment import batch_hsic as batch_hsic
@@ -12,21 +13,33 @@ from jaxact.analysis._chain import Chain as Chain
 from jaxact.analysis._chain import Segment as Segment
 from jaxact.analysis._chain import as_chain as as_chain
 from jaxact.analysis._chain import run as run
+from jaxact.analysis._chain import until as until
 from jaxact.analysis._features import feature_matrix as feature_matrix
 from jaxact.analysis._features import features as features
 from jaxact.analysis._flips import FlipRank as FlipRank
 from jaxact.analysis._flips import flip_rank as flip_rank
+from jaxact.analysis._flips import flip_share as flip_share
 from jaxact.analysis._flips import flips as flips
 from jaxact.analysis._gradients import gradients as gradients
 from jaxact.analysis._gradients import per_example_gradients as per_example_gradients
 from jaxact.analysis._gradients import tangent_kernel as tangent_kernel
 from jaxact.analysis._jacobians import input_jacobians as input_jacobians
 from jaxact.analysis._jacobians import output_jacobians as output_jacobians
-from jaxact.analysis._measurement import QUANTITIES as QUANTITIES
 from jaxact.analysis._measurement import Measurement as Measurement
 from jaxact.analysis._measurement import concatenate as concatenate
 from jaxact.analysis._measurement import measure_spectrum as measure_spectrum
 from jaxact.analysis._measurement import select as select
+from jaxact.analysis._measures import MEASURES as MEASURES
+from jaxact.analysis._measures import OBJECTS as OBJECTS
+from jaxact.analysis._measures import RANKS as RANKS
+from jaxact.analysis._measures import Measure as Measure
+from jaxact.analysis._measures import Object as Object
+from jaxact.analysis._measures import definitions as definitions
+from jaxact.analysis._measures import matrix_measures as matrix_measures
+from jaxact.analysis._measures import measured as measured
+from jaxact.analysis._measures import register as register
+from jaxact.analysis._measures import spectrum_measures as spectrum_measures
+from jaxact.analysis._measures import taking as taking
 from jaxact.analysis._moments import Moments as Moments
 from jaxact.analysis._moments import Root as Root
 from jaxact.analysis._moments import Scatter as Scatter
@@ -37,9 +50,6 @@ from jaxact.analysis._moments import reduce_moments as reduce_moments
 from jaxact.analysis._moments import spectrum_floor as spectrum_floor
 from jaxact.analysis._moments import start_moments as start_moments
 from jaxact.analysis._moments import update_moments as update_moments
-from jaxact.analysis._ranks import Ranks as Ranks
-from jaxact.analysis._ranks import matrix_ranks as matrix_ranks
-from jaxact.analysis._ranks import ranks as ranks
 from jaxact.analysis._residual import Lesions as Lesions
 from jaxact.analysis._residual import PathGradients as PathGradients
 from jaxact.analysis._residual import contributions as contributions
@@ -68,19 +78,34 @@ from jaxact.analysis._stream import reduce_streams as reduce_streams
 from jaxact.analysis._stream import start_stream as start_stream
 from jaxact.analysis._stream import stream as stream
 from jaxact.analysis._stream import update_stream as update_stream
+from jaxact.analysis._table import COLUMNS as COLUMNS
 from jaxact.analysis._table import table as table
 from jaxact.analysis._table import tidy as tidy
 from jaxact.analysis._tags import collect as collect
 from jaxact.analysis._tags import tag_units as tag_units
 from jaxact.analysis._units import UnitRange as UnitRange
 from jaxact.analysis._units import UnitStates as UnitStates
+from jaxact.analysis._units import constant_units as constant_units
 from jaxact.analysis._units import mean_shift as mean_shift
 from jaxact.analysis._units import merge_units as merge_units
+from jaxact.analysis._units import output_mean as output_mean
+from jaxact.analysis._units import range_states as range_states
 from jaxact.analysis._units import reduce_units as reduce_units
 from jaxact.analysis._units import shares as shares
 from jaxact.analysis._units import start_units as start_units
+from jaxact.analysis._units import streamed_mean_shift as streamed_mean_shift
+from jaxact.analysis._units import unit_range as unit_range
 from jaxact.analysis._units import unit_states as unit_states
 from jaxact.analysis._units import update_units as update_units
+from jaxact.analysis._view import View as View
+from jaxact.analysis._view import gradient_matrices as gradient_matrices
+from jaxact.analysis._view import measure as measure
+from jaxact.analysis._view import names_of_view as names_of_view
+from jaxact.analysis._view import participation as participation
+from jaxact.analysis._view import participation_by_block as participation_by_block
+from jaxact.analysis._view import resolve as resolve
+from jaxact.analysis._view import view as view
+from jaxact.analysis._view import weights as weights
 from jaxact.analysis._weights import OUTPUTS_FIRST as OUTPUTS_FIRST
 from jaxact.analysis._weights import as_matrices as as_matrices
 from jaxact.analysis._weights import measure_matrices as measure_matrices

@@ -26,11 +26,19 @@ class Segment(NamedTuple):
     params: Any
     depth: int | None
 
+    def __repr__(self) -> str:
+        sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(self.params)]
+        times = "" if self.depth is None else f" x {self.depth}"
+        return f"{self.name}{times} ({sum(sizes):,} numbers)"
+
 
 class Chain(NamedTuple):
     """Segments in the order in which they act."""
 
     segments: tuple[Segment, ...]
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.segments))})"
 
 
 def as_chain(network: Any) -> Chain:
@@ -143,6 +151,25 @@ def _segment(item: Any, number: int) -> Segment:
         f"layer {number} must be a function x -> y, a module, a pair (Linen module, variables) or "
         f"a tuple (name, apply, params, depth); got {type(item).__name__}"
     )
+
+
+def until(chain: Chain, name: str, /) -> Chain:
+    """The network up to and with the segment of a name.
+
+    Args:
+      chain: a network, from `as_chain`.
+      name: of one of its segments.
+
+    Returns:
+      The chain of the segments up to it.
+
+    Raises:
+      ValueError: if no segment has the name.
+    """
+    names = [segment.name for segment in chain.segments]
+    if name not in names:
+        raise ValueError(f"name must be among the segments ({', '.join(names)}); got {name!r}")
+    return Chain(chain.segments[: names.index(name) + 1])
 
 
 def split_arrays(chain: Chain) -> tuple[list[Array], Callable[[list[Array]], Chain]]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxact import spectral
 from jaxact.analysis._chain import Chain, ravel_example, run, scan_layers
+from jaxact.analysis._measures import measured
 from jaxact.analysis._tags import responses
 
 
@@ -113,3 +114,24 @@ def flip_rank(
         rank_y=jnp.sum((s_y > s_y[0] * rounding).astype(jnp.int32)),
         log_singular_values=jnp.log(s),
     )
+
+
+@measured("features", "features", unit="share", greatest="n / (2 (n - 1))")
+def flip_share(h: Float[Array, "layer n ..."], /) -> Float[Array, " layer"]:
+    """Share of units whose sign differs between two examples, by layer: mean over all pairs.
+
+    Args:
+      h: features by layer, from `features`, of at least two examples.
+
+    Returns:
+      From 0 to about one half; NaN where features are NaN.
+
+    Raises:
+      ValueError: if there are fewer than two examples.
+    """
+    n = h.shape[1]
+    if n < 2:
+        raise ValueError(f"h must hold at least two examples; got {n}")
+    on = jnp.mean((h > 0).astype(h.dtype), axis=1)
+    share = jnp.mean((2 * on * (1 - on)).reshape(len(h), -1), axis=-1) * (n / (n - 1))
+    return jnp.where(jnp.any(jnp.isnan(h), axis=tuple(range(1, h.ndim))), jnp.nan, share)

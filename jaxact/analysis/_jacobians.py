@@ -9,12 +9,7 @@ from jaxact.analysis._chain import Chain, ravel_example, scan_layers
 
 
 def input_jacobians(
-    chain: Chain,
-    x: PyTree[Array],
-    /,
-    *,
-    start: Array | None = None,
-    tolerance: float | None = None,
+    chain: Chain, x: PyTree[Array], /, *, start: Array | None = None, tolerance: float | None = None
 ) -> dict[str, spectral.GradedProduct]:
     """The input-to-layer Jacobian J_l = dh_l/dx at one example, for every layer l.
 
@@ -70,12 +65,7 @@ def _share(tolerance: float | None, k: int, like: Array) -> float:
 
 
 def output_jacobians(
-    chain: Chain,
-    x: PyTree[Array],
-    /,
-    *,
-    start: Array | None = None,
-    tolerance: float | None = None,
+    chain: Chain, x: PyTree[Array], /, *, start: Array | None = None, tolerance: float | None = None
 ) -> dict[str, spectral.GradedProduct]:
     """The layer-to-output Jacobian dy/dh_{l-1} at one example, from the input of every layer l.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from jaxact import spectral
+from jaxact.analysis._measures import MEASURES, taking
 
 
 @jax.tree_util.register_dataclass
@@ -25,8 +25,7 @@ class Measurement:
         of what needs none.
       valid: whether the layer's data were finite; the value is 0 where not, (layers,).
       object: what was measured: weight, product, features, jacobian, gradient, ...
-      quantity: its name.
-      definition: its formula.
+      quantity: its name, one of `MEASURES`.
       centring: what was subtracted before: "none" or "mean".
       dtype: of the arithmetic.
       layers: names, one for each layer.
@@ -39,43 +38,15 @@ class Measurement:
     valid: Bool[Array, " layer"]
     object: str = dataclasses.field(metadata=dict(static=True))
     quantity: str = dataclasses.field(metadata=dict(static=True))
-    definition: str = dataclasses.field(metadata=dict(static=True))
     centring: str = dataclasses.field(metadata=dict(static=True))
     dtype: str = dataclasses.field(metadata=dict(static=True))
     layers: tuple[str, ...] = dataclasses.field(metadata=dict(static=True))
     shapes: tuple[tuple[int, int], ...] | None = dataclasses.field(metadata=dict(static=True))
 
-
-def _norm(s: Array, log: bool) -> Array:
-    return jnp.exp(jnp.max(s, axis=-1)) if log else jnp.max(s, axis=-1)
-
-
-def _frobenius(s: Array, log: bool) -> Array:
-    return _norm(s, log) * jnp.sqrt(spectral.stable_rank(s, log=log))
-
-
-QUANTITIES: Mapping[str, tuple[str, Callable[[Array, bool], Array]]] = {
-    "stable_rank": (
-        "sum s_i^2 / s_1^2",
-        lambda s, log: spectral.stable_rank(s, log=log),
-    ),
-    "effective_rank": (
-        "exp(-sum p_i log p_i), p_i = s_i / sum s",
-        lambda s, log: spectral.effective_rank(s, log=log),
-    ),
-    "effective_rank_squared": (
-        "exp(-sum p_i log p_i), p_i = s_i^2 / sum s^2",
-        lambda s, log: spectral.effective_rank(s, log=log, power=2),
-    ),
-    "participation_ratio": (
-        "(sum s_i^2)^2 / sum s_i^4",
-        lambda s, log: spectral.participation_ratio(s, log=log),
-    ),
-    "spectral_norm": ("s_1", _norm),
-    "frobenius_norm": ("sqrt(sum s_i^2)", _frobenius),
-}
-"""What is measured on every spectrum beside its numerical rank: definition and function of the
-singular values (or, if the second argument says so, of their logarithms)."""
+    @property
+    def definition(self) -> str:
+        """The formula of its quantity."""
+        return MEASURES[self.quantity].definition
 
 
 POINTS = 33
@@ -109,7 +80,7 @@ def measure_spectrum(
         covariance give `spectrum_floor`.
 
     Returns:
-      By name a `Measurement` of each of `QUANTITIES`, of ``numerical_rank``, and of
+      By name a `Measurement` of each of `MEASURES` that takes a spectrum, and of
       ``log_singular_value``, 33 of each layer. A layer whose spectrum holds NaN or infinity is not
       valid, and its values are 0.
 
@@ -130,30 +101,23 @@ def measure_spectrum(
     limits = np.minimum([min(pair) for pair in shapes], s.shape[-1])
     index = np.rint(np.linspace(np.zeros(count), limits - 1, POINTS)).astype(np.int32).T
     share = jnp.asarray(share, s.dtype)
-    values, valid = _values(s, share, jnp.asarray(index), log)
+    names = tuple(measure.name for measure in taking("spectrum"))
+    values, valid = _values(s, share, jnp.asarray(index), log, names)
 
-    def measurement(name: str, definition: str, tolerance: Array | None = None) -> Measurement:
-        return Measurement(
-            value=values[name],
+    return {
+        name: Measurement(
+            value=value,
             standard_error=None,
-            tolerance=tolerance,
+            tolerance=share if name == "numerical_rank" else None,
             valid=valid,
             object=object,
             quantity=name,
-            definition=definition,
             centring=centring,
             dtype=str(s.dtype),
             layers=layers,
             shapes=shapes,
         )
-
-    return {
-        **{name: measurement(name, text) for name, (text, _) in QUANTITIES.items()},
-        "numerical_rank": measurement("numerical_rank", "number of s_i > tolerance * s_1", share),
-        "log_singular_value": measurement(
-            "log_singular_value",
-            f"ln s_i, i = 1 + round((k - 1) (index - 1) / {POINTS - 1}), k = min(rows, columns)",
-        ),
+        for name, value in values.items()
     }
 
 
@@ -161,15 +125,18 @@ def _pairs(shape: Any, count: int) -> Sequence[tuple[int, int]]:
     return [shape] * count if isinstance(shape[0], int) else shape
 
 
-@functools.partial(jax.jit, static_argnames="log")
+@functools.partial(jax.jit, static_argnames=("log", "names"))
 def _values(
-    s: Float[Array, "layer k"], share: Float[Array, " layer"], index: Array, log: bool
+    s: Float[Array, "layer k"],
+    share: Float[Array, " layer"],
+    index: Array,
+    log: bool,
+    names: tuple[str, ...],
 ) -> tuple[dict[str, Array], Bool[Array, " layer"]]:
     valid = ~jnp.any(jnp.isnan(s) | (s == jnp.inf), axis=-1)
     s = jnp.where(valid[:, None], s, -jnp.inf if log else 0)
-    found = {name: function(s, log) for name, (_, function) in QUANTITIES.items()}
-    bound = s[:, :1] + jnp.log(share)[:, None] if log else s[:, :1] * share[:, None]
-    found["numerical_rank"] = jnp.sum((s > bound).astype(jnp.int32), axis=-1)
+    functions = {name: MEASURES[name].function for name in names}
+    found = {name: of(s, log, share) for name, of in functions.items() if of is not None}
     chosen = jnp.take_along_axis(s, index, axis=-1)
     found["log_singular_value"] = chosen if log else jnp.log(chosen)
     return found, valid
@@ -187,7 +154,7 @@ def concatenate(parts: list[Measurement], /) -> Measurement:
     Raises:
       ValueError: if they are not of one quantity, object, centring and dtype.
     """
-    kinds = {(p.quantity, p.object, p.definition, p.centring, p.dtype) for p in parts}
+    kinds = {(p.quantity, p.object, p.centring, p.dtype) for p in parts}
     if len(kinds) != 1:
         raise ValueError(f"parts must measure one thing; got {sorted(kinds)}")
 

@@ -233,37 +233,11 @@ def path_gradients(
         raise ValueError(f"lengths needs a key and at least 2 samples; got {key}, {samples}")
     cotangent = jax.grad(loss)(out)
 
-    def pull(layer, h, g):
-        _, transpose = jax.vjp(layer, h)
-        return jax.vmap(lambda one: transpose(one)[0])(g)
-
-    def step(layer, carry, inputs):
-        g, scale = carry
-        h, chosen = inputs
-        through = pull(layer, h, g)
-        if chosen is None:
-            g = through
-        elif chosen.ndim:
-            on = chosen.reshape(-1, *[1] * (g.ndim - 1))
-            g = jnp.where(on, through - g, g)
-        else:
-            longer = jnp.roll((through - g).at[-1].set(0), 1, axis=0)
-            of_longer = jnp.roll(scale.at[-1].set(-jnp.inf), 1)
-            joint = jnp.maximum(scale, of_longer)
-            g = _rescaled(g, scale - joint) + _rescaled(longer, of_longer - joint)
-            scale = joint
-        # Each carries its own power of two, so that binomials of any depth stay in range.
-        largest = jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)))
-        alive = largest > 0
-        power = jnp.exp2(jnp.floor(jnp.log2(jnp.where(alive, largest, 1))))
-        g = g / power.reshape(-1, *[1] * (g.ndim - 1))
-        return (g, jnp.where(alive, scale + jnp.log(power), -jnp.inf)), None
-
     def backward(g: Array, chosen: dict[str, Any]) -> tuple[Array, Array]:
         inputs = {s.name: (hidden[s.name], chosen.get(s.name)) for s in chain.segments}
         alive = jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim))) > 0
         scale = jnp.where(alive, jnp.zeros(len(g), g.dtype), -jnp.inf)
-        (g, scale), _ = scan_layers(chain, step, (g, scale), inputs, reverse=True)
+        (g, scale), _ = scan_layers(chain, _step_back, (g, scale), inputs, reverse=True)
         return g.reshape(len(g), len(x), -1), scale
 
     start = jnp.zeros((total + 1, *cotangent.shape), cotangent.dtype).at[0].set(cotangent)
@@ -294,6 +268,36 @@ def path_gradients(
 
     log_path_norm, error = lax.map(one_length, masks)
     return PathGradients(log_norm, log_path_norm, error)
+
+
+def _step_back(layer: Any, carry: tuple[Array, Array], inputs: Any) -> tuple[Any, None]:
+    """Gradients before a layer, each with the logarithm of a scale of its own, from those after it.
+
+    ``inputs`` holds the layer's input and what its branch does: None where it is no block, a mask
+    of the gradients that pass through it, or a scalar for all orders at once, of which each takes
+    what the order below sends through the branch.
+    """
+    g, scale = carry
+    h, chosen = inputs
+    _, transpose = jax.vjp(layer, h)
+    through = jax.vmap(lambda one: transpose(one)[0])(g)
+    if chosen is None:
+        g = through
+    elif chosen.ndim:
+        on = chosen.reshape(-1, *[1] * (g.ndim - 1))
+        g = jnp.where(on, through - g, g)
+    else:
+        longer = jnp.roll((through - g).at[-1].set(0), 1, axis=0)
+        of_longer = jnp.roll(scale.at[-1].set(-jnp.inf), 1)
+        joint = jnp.maximum(scale, of_longer)
+        g = _rescaled(g, scale - joint) + _rescaled(longer, of_longer - joint)
+        scale = joint
+    # Each carries its own power of two, so that binomials of any depth stay in range.
+    largest = jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)))
+    alive = largest > 0
+    power = jnp.exp2(jnp.floor(jnp.log2(jnp.where(alive, largest, 1))))
+    g = g / power.reshape(-1, *[1] * (g.ndim - 1))
+    return (g, jnp.where(alive, scale + jnp.log(power), -jnp.inf)), None
 
 
 def _rescaled(g: Array, log_ratio: Array) -> Array:

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxact.analysis._measures import measured
 
+
+@measured("features", "features", unit="cosine", floor="-1", greatest="1")
 def cosine_similarity(h: Float[Array, "layer n ..."], /) -> Float[Array, " layer"]:
     """Mean cosine between the features of different examples, by layer.
 
@@ -196,21 +199,31 @@ def cka(
         after the examples may differ.
 
     Returns:
-      (layers, layers), 1 on the diagonal, 0 for a layer that answers every input alike.
+      (layers, layers), 1 on the diagonal, 0 for a layer that answers every input alike, NaN for one
+      whose features hold NaN or infinity. The scale of the features changes nothing.
 
     Reference:
       Kornblith et al. 2019, "Similarity of neural network representations revisited", eq. 3, with
       the unbiased estimator `hsic`.
     """
-    return align(hsic(jnp.stack([example_gram(layer) for layer in h])))
+
+    def unit(layer: Array) -> Array:
+        # Fourth powers of features are summed: of 1e10 they would overflow, of 1e-10 vanish.
+        centred = layer - jnp.mean(layer, axis=0, keepdims=True)
+        largest = jnp.max(jnp.abs(centred))
+        return centred / jnp.where(largest > 0, largest, 1)
+
+    return align(hsic(jnp.stack([example_gram(unit(layer)) for layer in h])))
 
 
 def align(criterion: Float[Array, "layer layer"], /) -> Float[Array, "layer layer"]:
-    """CKA from the HSIC of all pairs of layers, or its mean over batches."""
+    """CKA from the HSIC of all pairs of layers, or its mean over batches; NaN stays NaN."""
     own = jnp.diagonal(criterion)
     size = jnp.sqrt(jnp.where(own > 0, own, 1))
     alive = (own > 0)[:, None] & (own > 0)[None]
-    return jnp.where(alive, criterion / (size[:, None] * size[None]), 0)
+    found = jnp.where(alive, criterion / (size[:, None] * size[None]), 0)
+    broken = jnp.isnan(own)
+    return jnp.where(broken[:, None] | broken[None], jnp.nan, found)
 
 
 def angular_distance(h: Float[Array, "layer n ..."], /) -> Float[Array, "layer layer"]:

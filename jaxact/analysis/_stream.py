@@ -24,21 +24,17 @@ from jaxact.analysis._moments import (
     start_moments,
     update_moments,
 )
-from jaxact.analysis._similarity import (
-    Similarity,
-    mean_cosine,
-    start_similarity,
-    update_similarity,
-)
+from jaxact.analysis._similarity import Similarity, mean_cosine, start_similarity, update_similarity
 from jaxact.analysis._tags import responses
 from jaxact.analysis._units import (
+    STATES,
     UnitRange,
-    mean_shift,
     merge_units,
+    range_states,
     reduce_units,
     shares,
     start_units,
-    unit_states,
+    streamed_mean_shift,
     update_units,
 )
 
@@ -257,7 +253,7 @@ def measure_stream(
       object: what to call them in the table.
 
     Returns:
-      By quantity a `Measurement` over all layers: the ranks and norms of `measure_spectrum` of the
+      By quantity a `Measurement` over all layers: what `measure_spectrum` gives of the
       matrix with a row for each sample; ``cosine_similarity`` between examples, ``mean_shift``, and
       the shares of units that are ``dead``, ``constant``, ``always_on``, ``saturated`` and
       ``switching``, with ``unit_diversity`` = 1 - constant; ``samples``, how many rows were seen.
@@ -298,38 +294,18 @@ def _measure_segment(
     like = dataclasses.replace(found["stable_rank"], centring="none")
     count = state.moments.count + state.moments.lost[0]
     seen = count > 0
-    share = shares(unit_states(state.units))
+    share = shares(range_states(state.units))
     values = {
-        "cosine_similarity": (
-            mean_cosine(state.similarity),
-            "mean cosine between the features of two different examples",
-        ),
-        "mean_shift": (mean_shift(state.moments), "sum_u mean_u^2 / sum_u E h_u^2"),
-        "unit_diversity": (1 - share.constant, "share of units whose response differs"),
-        **{
-            name: (getattr(share, name), f"share of units that are {text}")
-            for name, text in UNIT_DEFINITIONS.items()
-        },
-        "samples": (count, "samples (examples times positions) seen"),
+        "cosine_similarity": mean_cosine(state.similarity),
+        "mean_shift": streamed_mean_shift(state.moments),
+        "unit_diversity": 1 - share.constant,
+        **{name: getattr(share, name) for name in STATES},
+        "samples": count,
     }
-    for name, (value, definition) in values.items():
-        value = jnp.where(seen, value, 0)
-        found[name] = dataclasses.replace(like, value=value, quantity=name, definition=definition)
+    for name, value in values.items():
+        found[name] = dataclasses.replace(like, value=jnp.where(seen, value, 0), quantity=name)
     found = {k: dataclasses.replace(m, valid=m.valid & seen) for k, m in found.items()}
     found["non_finite"] = dataclasses.replace(
-        like,
-        value=state.non_finite,
-        valid=jnp.ones(len(names), bool),
-        quantity="non_finite",
-        definition="examples left out because their features hold NaN or infinity",
+        like, value=state.non_finite, valid=jnp.ones(len(names), bool), quantity="non_finite"
     )
     return found
-
-
-UNIT_DEFINITIONS = {
-    "dead": "zero for every example",
-    "constant": "the same for every example",
-    "always_on": "above zero for every example",
-    "saturated": "at a limit of the activation for every example",
-    "switching": "above zero for some examples and not for others",
-}

@@ -1,13 +1,17 @@
 """From arrays to one tidy table: a row for each measurement."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from jaxact._extras import require
 from jaxact.analysis._measurement import Measurement
+from jaxact.analysis._measures import MEASURES
+
+if TYPE_CHECKING:
+    import pandas
 
 COLUMNS = (
     "object",
@@ -22,13 +26,15 @@ COLUMNS = (
     "dtype",
     "rows",
     "columns",
+    "unit",
     "definition",
 )
+"""Of the frame that `table` makes."""
 
 
 def tidy(
     values: npt.ArrayLike, axes: Mapping[str, Sequence[Any] | np.ndarray], /, **constants: object
-) -> pd.DataFrame:
+) -> "pandas.DataFrame":
     """An array as rows, one for each entry.
 
     Args:
@@ -59,10 +65,10 @@ def tidy(
         for (name, labels), index in zip(axes.items(), grid, strict=True)
     }
     rows = {**dict.fromkeys(constants), **columns, "value": values.ravel()}
-    return pd.DataFrame(rows).assign(**constants)
+    return _pandas().DataFrame(rows).assign(**constants)
 
 
-def table(measurements: Iterable[Measurement] | Mapping[str, Measurement], /) -> pd.DataFrame:
+def table(measurements: Iterable[Measurement] | Mapping[str, Measurement], /) -> "pandas.DataFrame":
     """Measurements as one tidy table, a row for each number, ready for parquet.
 
     Args:
@@ -71,7 +77,7 @@ def table(measurements: Iterable[Measurement] | Mapping[str, Measurement], /) ->
     Returns:
       A frame with the columns object, layer (from 1), name, quantity, index (from 1 where a layer
       has several values, else 0), value (float64), standard_error and tolerance (missing where
-      there is none), centring, dtype, rows, columns (0 where the object is no matrix) and
+      there is none), centring, dtype, rows, columns (0 where the object is no matrix), unit and
       definition. Layers that are not valid have no row, except for ``non_finite``, which says why.
       No value is NaN.
 
@@ -91,11 +97,19 @@ def table(measurements: Iterable[Measurement] | Mapping[str, Measurement], /) ->
         measurements = measurements.values()
     frames = [_rows(m) for m in measurements]
     if not frames:
-        return pd.DataFrame(columns=list(COLUMNS))
-    return pd.concat(frames, ignore_index=True)
+        return _pandas().DataFrame(columns=list(COLUMNS))
+    return _pandas().concat(frames, ignore_index=True)
 
 
-def _rows(m: Measurement) -> pd.DataFrame:
+def _pandas() -> Any:
+    """Only tables need it, and it is slow to load."""
+    require("studies", "pandas")
+    import pandas
+
+    return pandas
+
+
+def _rows(m: Measurement) -> "pandas.DataFrame":
     value = np.asarray(m.value, np.float64)
     valid = np.asarray(m.valid)
     for name, entries, ok in zip(m.layers, value, valid, strict=True):
@@ -111,7 +125,7 @@ def _rows(m: Measurement) -> pd.DataFrame:
     def each(column: Any) -> np.ndarray:
         return np.repeat(np.asarray(column), entries)
 
-    frame = pd.DataFrame(
+    frame = _pandas().DataFrame(
         {
             "object": m.object,
             "layer": each(np.arange(1, layers + 1, dtype=np.int32)),
@@ -125,6 +139,7 @@ def _rows(m: Measurement) -> pd.DataFrame:
             "dtype": m.dtype,
             "rows": each(shapes[:, 0]),
             "columns": each(shapes[:, 1]),
+            "unit": MEASURES[m.quantity].unit,
             "definition": m.definition,
         }
     )

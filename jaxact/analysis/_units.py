@@ -1,5 +1,6 @@
 """What single units do over a data set: dead, always on, saturated, alike for every input."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxact.analysis._features import feature_matrix
+from jaxact.analysis._measures import SHARE, Measure, measured, register
 from jaxact.analysis._moments import Moments, Scatter
 
 
@@ -81,19 +84,33 @@ def update_units(
     Returns:
       The new state.
     """
-    x = x.astype(state.least.dtype)
+    return merge_units(
+        state,
+        unit_range(x.astype(state.least.dtype), mask=mask, limits=limits, tolerance=tolerance),
+    )
+
+
+def unit_range(
+    x: Float[Array, "samples units"],
+    /,
+    *,
+    mask: Bool[Array, " samples"] | None = None,
+    limits: tuple[float, float] = (-jnp.inf, jnp.inf),
+    tolerance: float = 1e-3,
+) -> UnitRange:
+    """The ranges of units over some samples; options as of `update_units`."""
     seen = jnp.ones(x.shape, bool) if mask is None else jnp.broadcast_to(mask[:, None], x.shape)
 
     def count(condition: Array) -> Array:
         return jnp.sum((condition & seen).astype(jnp.int32), axis=0)
 
     return UnitRange(
-        state.count + count(seen),
-        jnp.minimum(state.least, jnp.min(jnp.where(seen, x, jnp.inf), axis=0)),
-        jnp.maximum(state.largest, jnp.max(jnp.where(seen, x, -jnp.inf), axis=0)),
-        state.on + count(x > 0),
-        state.low + count(x <= limits[0] + tolerance),
-        state.high + count(x >= limits[1] - tolerance),
+        count(seen),
+        jnp.min(jnp.where(seen, x, jnp.inf), axis=0),
+        jnp.max(jnp.where(seen, x, -jnp.inf), axis=0),
+        count(x > 0),
+        count(x <= limits[0] + tolerance),
+        count(x >= limits[1] - tolerance),
     )
 
 
@@ -116,8 +133,29 @@ def reduce_units(state: UnitRange, axis_name: str, /) -> UnitRange:
     return UnitRange(counts[0], least, largest, *counts[1:])
 
 
-def unit_states(state: UnitRange, /, *, tolerance: float = 0.0) -> UnitStates:
-    """Which units are dead, constant, always on, saturated or switching.
+def unit_states(
+    h: Float[Array, "layer n ... u"],
+    /,
+    *,
+    limits: tuple[float, float] = (-jnp.inf, jnp.inf),
+    tolerance: float = 0.0,
+) -> UnitStates:
+    """Which units are dead, constant, always on, saturated or switching over some examples.
+
+    Args:
+      h: features by layer, from `features`; positions count as samples.
+      limits: of the activation; see `update_units`.
+      tolerance: see `range_states`.
+
+    Returns:
+      `UnitStates` by layer.
+    """
+    of_layer = functools.partial(unit_range, limits=limits)
+    return range_states(jax.vmap(of_layer)(feature_matrix(h)), tolerance=tolerance)
+
+
+def range_states(state: UnitRange, /, *, tolerance: float = 0.0) -> UnitStates:
+    """As `unit_states`, from the ranges of all responses seen.
 
     Args:
       state: from `update_units`; a leading layer axis is kept.
@@ -141,13 +179,14 @@ def unit_states(state: UnitRange, /, *, tolerance: float = 0.0) -> UnitStates:
     )
 
 
-def mean_shift(state: Moments, /) -> Float[Array, "*layer"]:
+@measured("features", "features", unit="share of the second moment", greatest="1")
+def mean_shift(h: Float[Array, "layer n ... u"], /) -> Float[Array, " layer"]:
     r"""Mean shift: the share of the second moment that is the square of the mean.
 
     .. math:: \sum_u \mu_u^2 / \sum_u \mathrm{E} h_u^2
 
     Args:
-      state: moments of a layer's features; a leading layer axis is kept.
+      h: features by layer, from `features`; positions count as samples.
 
     Returns:
       From 0 (every unit centred) to 1 (every input answered alike); 0 where all features vanish.
@@ -157,16 +196,71 @@ def mean_shift(state: Moments, /) -> Float[Array, "*layer"]:
       unnormalized ResNets", section 3: the average channel squared mean over the sum of it and the
       average channel variance.
     """
+    h = feature_matrix(h)
+    square = jnp.sum(jnp.square(jnp.mean(h, axis=1)), axis=-1)
+    return _share(square, jnp.sum(jnp.mean(jnp.square(h), axis=1), axis=-1))
+
+
+def _share(part: Array, whole: Array) -> Array:
+    return part / jnp.where(whole > 0, whole, 1)
+
+
+def streamed_mean_shift(state: Moments, /) -> Float[Array, "*layer"]:
+    """As `mean_shift`, from the moments of all samples seen; a leading layer axis is kept."""
     square = jnp.sum(jnp.square(state.mean), axis=-1)
     if isinstance(state, Scatter):
         spread = jnp.trace(state.scatter, axis1=-2, axis2=-1)
     else:
         spread = jnp.sum(jnp.square(state.root), axis=(-2, -1))
-    count = jnp.where(state.count > 0, state.count, 1)
-    total = square + spread / count
-    return square / jnp.where(total > 0, total, 1)
+    return _share(square, square + spread / jnp.where(state.count > 0, state.count, 1))
+
+
+@measured("features", "features", unit="root mean squares", floor="-1", greatest="1")
+def output_mean(h: Float[Array, "layer n ..."], /) -> Float[Array, " layer"]:
+    """Mean over units and examples, over the root mean square, by layer."""
+    h = h.reshape(*h.shape[:2], -1)
+    return jnp.mean(h, axis=(1, 2)) / jnp.sqrt(jnp.mean(jnp.square(h), axis=(1, 2)))
+
+
+@measured("features", "features", **SHARE)
+def constant_units(
+    h: Float[Array, "layer n ..."], /, *, tolerance: float = 1e-6
+) -> Float[Array, " layer"]:
+    """Share of units whose range is at most ``tolerance`` root mean squares of the layer.
+
+    Args:
+      h: features by layer, from `features`.
+      tolerance: what counts as none.
+
+    Returns:
+      From 0 to 1; NaN where features are NaN.
+    """
+    h = h.reshape(*h.shape[:2], -1)
+    spread = jnp.max(h, axis=1) - jnp.min(h, axis=1)
+    scale = jnp.sqrt(jnp.mean(jnp.square(h), axis=(1, 2)))
+    share = jnp.mean((spread <= tolerance * scale[:, None]).astype(h.dtype), axis=-1)
+    return jnp.where(jnp.isnan(scale), jnp.nan, share)
 
 
 def shares(states: UnitStates, /) -> UnitStates:
     """The share of units in each state, by layer."""
     return jax.tree.map(lambda mask: jnp.mean(mask.astype(jnp.float32), axis=-1), states)
+
+
+STATES = {
+    "dead": "zero for every example",
+    "constant": "the same for every example",
+    "always_on": "above zero for every example",
+    "saturated": "at a limit of the activation for every example",
+    "switching": "above zero for some examples and not for others",
+}
+for _name, _text in STATES.items():
+    _share_of: Any = lambda h, name=_name: getattr(shares(unit_states(h)), name)  # noqa: E731
+    _definition = f"Share of units that are {_text}."
+    register(Measure(_name, "features", _definition, _share_of, "features", **SHARE))
+
+
+@measured("features", "features", **SHARE)
+def _unit_diversity(h: Array) -> Array:
+    """Share of units whose response differs between examples."""
+    return 1 - shares(unit_states(h)).constant

@@ -215,14 +215,9 @@ def _with_counts(
             value=jnp.where(missing == 0, rows, 0),
             tolerance=jnp.full(len(rows), ELIMINATED, common.value.dtype),
             quantity="eliminated_outputs",
-            definition="rows of norm at most tolerance times the root mean square norm of the rows",
         ),
         "non_finite": dataclasses.replace(
-            common,
-            value=missing,
-            valid=jnp.ones(len(rows), bool),
-            quantity="non_finite",
-            definition="entries that are NaN or infinite",
+            common, value=missing, valid=jnp.ones(len(rows), bool), quantity="non_finite"
         ),
     }
 

@@ -1,8 +1,9 @@
-"""What all figures share: colours, sizes, and how they become files."""
+"""What all figures share: colours, sizes, selections of rows, and how figures become files."""
 
 import io
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -10,26 +11,21 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import NullLocator as NoTicks
 
-# Okabe & Ito's colours, told apart by every kind of colour vision, and by dashes in print.
-SERIES: tuple[dict[str, Any], ...] = (
-    dict(color="#000000", linestyle="-", marker="o"),
-    dict(color="#D55E00", linestyle=(0, (5, 1)), marker="s"),
-    dict(color="#0072B2", linestyle=(0, (3, 1, 1, 1)), marker="^"),
-    dict(color="#CC79A7", linestyle=(0, (1, 1)), marker="v"),
-    dict(color="#009E73", linestyle=(0, (4, 2)), marker="D"),
-    dict(color="#E69F00", linestyle=(0, (6, 1, 1, 1)), marker="P"),
-    dict(color="#56B4E9", linestyle=(0, (2, 1)), marker="X"),
+from jaxact import wiring
+
+# Okabe & Ito's colours, told apart by every kind of colour vision, and by dashes in print; black is
+# kept for theory.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#F0E442")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (4, 2)), "-.")
+MARKERS = "os^vD*XP"
+SERIES: tuple[dict[str, Any], ...] = tuple(
+    dict(color=color, linestyle=DASHES[i % 6], marker=MARKERS[i]) for i, color in enumerate(COLOURS)
 )
-PLACEMENTS = dict(zip(("plain", "post", "pre", "none", "scaled"), SERIES, strict=False))
-LABELS = {
-    "plain": "plain",
-    "post": "post-norm",
-    "pre": "pre-norm",
-    "none": "residual, no norm",
-    "scaled": r"residual, branch/$\sqrt{L}$",
-}
+FIRST = ("plain", "original", "post", "pre", "scaled", "norm_free")
+"""The wirings that most figures show, which have a colour each."""
 RC: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -66,6 +62,65 @@ class Drawing(NamedTuple):
     numbers: pd.DataFrame
 
 
+def where(table: pd.DataFrame, mask: Any = None, /, **values: Any) -> pd.DataFrame:
+    """The rows of a mask in which columns have given values, or one of several in a tuple."""
+    chosen = np.ones(len(table), bool) if mask is None else np.array(mask, bool)
+    for column, value in values.items():
+        chosen &= table[column].isin(value if isinstance(value, tuple) else (value,)).to_numpy()
+    return cast(pd.DataFrame, table[chosen])
+
+
+def values_of(table: pd.DataFrame, column: str) -> list[Any]:
+    """The different values of a column, in the order in which they come."""
+    return list(dict.fromkeys(table[column]))
+
+
+def spread(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Median, least and largest value over seeds (each seed's mean) at each x."""
+    by_seed: Any = rows.groupby([x, "seed"], observed=True).value.mean()
+    return by_seed.groupby(x).agg(["median", "min", "max"]).reset_index()
+
+
+def look(word: str) -> dict[str, Any]:
+    """How a wiring is drawn, the same in every figure; beyond the colours marks are hollow."""
+    words = list(dict.fromkeys([*FIRST, *wiring.names(), word]))
+    again, number = divmod(words.index(word), len(SERIES))
+    fill = ("full", "none", "left")[again % 3]
+    return {**SERIES[number], "fillstyle": fill, "label": wiring.get(word).label}
+
+
+def band(axes: Axes, x: str, rows: pd.DataFrame, series: Mapping[str, Any]) -> None:
+    """Median over seeds as a line, with a band from least to largest."""
+    if len(rows) > 20:
+        series = {**series, "marker": None}
+    axes.plot(rows[x], rows["median"], **series)
+    axes.fill_between(
+        rows[x], rows["min"], rows["max"], color=series["color"], alpha=0.2, linewidth=0
+    )
+
+
+def decades(rows: pd.DataFrame) -> pd.DataFrame:
+    """Log10 of singular values over the largest, by index and layer; -inf for an exact zero."""
+    grid: Any = rows.pivot_table(
+        index="index", columns="layer", values="value", aggfunc="first", dropna=False
+    )
+    with np.errstate(invalid="ignore"):
+        return ((grid - grid.iloc[0]) / np.log(10)).fillna(-np.inf)
+
+
+def heat(axes: Axes, x: Any, y: Any, values: pd.DataFrame, floor: float) -> Any:
+    """A map of `decades` between edges x and y; what lies below ``floor`` has the last colour."""
+    return axes.pcolormesh(
+        x,
+        y,
+        np.maximum(values.to_numpy(), 2 * floor),
+        vmin=floor,
+        vmax=0,
+        cmap="viridis",
+        rasterized=True,
+    )
+
+
 def style(**changes: Any) -> AbstractContextManager[None]:
     """The settings under which figures are made and saved."""
     settings: dict[Any, Any] = {**RC, **changes}
@@ -94,10 +149,22 @@ def by_depth(ax: Axes) -> None:
     ax.xaxis.set_major_formatter("{x:g}")
 
 
-def legend(figure: Figure, axes: Axes, columns: int = 3, *, length: int = 3) -> None:
-    """One legend above all panels."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=length)
+def legend(
+    figure: Figure, axes: Axes | Sequence[Axes], columns: int | None = None, *, length: int = 3
+) -> None:
+    """One legend above all panels, of as many columns as asked for or as there is room for."""
+    handles: dict[str, Any] = {}
+    for one in [axes] if isinstance(axes, Axes) else axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    room = max(1, 75 // (max(map(len, handles), default=0) + 8))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper center",
+        ncols=columns or min(len(handles), room),
+        handlelength=length,
+    )
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
@@ -108,3 +175,149 @@ def rendered(figure: Figure, kind: str) -> bytes:
             file, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
         )
     return file.getvalue()
+
+
+def lines(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    by: str,
+    panel: str | None = None,
+    xlabel: str,
+    ylabel: str,
+    logx: bool = False,
+    logy: bool = False,
+    theory: Mapping[Any, tuple[Sequence[float], Sequence[float]]] | None = None,
+    bound: float | None = None,
+    names: Mapping[Any, str] | None = None,
+    sharey: bool = True,
+) -> Figure:
+    """Lines over a column, one for each value of another, in a panel for each value of a third.
+
+    Args:
+      table: rows of one quantity.
+      x: the column along the abscissa.
+      by: the column whose values are lines.
+      panel: the column whose values are panels.
+      xlabel: of the abscissa.
+      ylabel: of the ordinate.
+      logx: whether the abscissa is logarithmic.
+      logy: whether the ordinate is.
+      theory: by value of ``by`` (and of ``panel``, as a pair, where there are panels) the abscissae
+        and ordinates of a thin black line.
+      bound: where to draw a dotted horizontal line.
+      names: what values are called; lines come in its order.
+      sharey: whether the panels have one ordinate.
+
+    Returns:
+      The figure.
+    """
+    called, curves = names or {}, theory or {}
+    of_panels = values_of(table, panel) if panel else [None]
+    keys = list(called)
+    of_lines = sorted(values_of(table, by), key=lambda v: keys.index(v) if v in keys else len(keys))
+    with style():
+        figure, grid = panels(1, len(of_panels), 2.4, sharey=sharey)
+        for axes, value in zip(grid[0], of_panels, strict=True):
+            rows = where(table, **{panel: value}) if panel else table
+            for number, name in enumerate(of_lines):
+                own = where(rows, **{by: name})
+                if own.empty:
+                    continue
+                label = str(called.get(name, name))
+                band(axes, x, _spread_of_rows(own, x), {**SERIES[number % 8], "label": label})
+                key = (value, name) if panel else name
+                if key in curves:
+                    axes.plot(*curves[key], color="black", linewidth=0.7, zorder=3)
+            if bound is not None:
+                axes.axhline(bound, color="black", linestyle=":", linewidth=0.8)
+            if logx:
+                _log_ticks(axes, sorted(set(rows[x])))
+            elif np.all(np.asarray(table[x]) % 1 == 0):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            if logy:
+                axes.set_yscale("log")
+            if value is not None:
+                axes.set_title(str(called.get(value, value)))
+        figure.supxlabel(xlabel, fontsize=8)
+        grid[0, 0].set_ylabel(ylabel)
+        if curves:
+            grid[0, -1].plot([], [], color="black", linewidth=0.7, label="theory")
+        legend(figure, list(grid[0]))
+    return figure
+
+
+def _spread_of_rows(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    by_x: Any = rows.groupby(x).value
+    return by_x.agg(["median", "min", "max"]).reset_index()
+
+
+def _log_ticks(axes: Axes, values: Sequence[float]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    if len(values) <= 6:
+        axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+    axes.xaxis.set_minor_locator(NoTicks())
+
+
+def scatter(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    by: str,
+    panel: str,
+    xlabel: str,
+    ylabel: str,
+    called: Callable[[Any], str],
+) -> Figure:
+    """The column ``value`` against another, logarithmic one, a colour for each value of ``by``.
+
+    Args:
+      table: a row for each point.
+      x: the column along the abscissa.
+      by: the column whose values have colours and markers.
+      panel: the column whose values are panels.
+      xlabel: of the abscissa.
+      ylabel: of the ordinate.
+      called: what the values of ``by`` are called.
+
+    Returns:
+      The figure.
+    """
+    of_panels = values_of(table, panel)
+    with style():
+        figure, grid = panels(1, len(of_panels), 2.4, sharey=True)
+        for axes, value in zip(grid[0], of_panels, strict=True):
+            for number, name in enumerate(values_of(table, by)):
+                own = where(table, **{panel: value, by: name})
+                look = {**SERIES[number % 8], "linestyle": "none", "label": called(name)}
+                axes.plot(own[x], own.value, **look)
+            axes.set_xscale("log")
+            plain_log(axes.xaxis)
+            axes.set_title(value)
+        figure.supxlabel(xlabel, fontsize=8)
+        grid[0, 0].set_ylabel(ylabel)
+        legend(figure, list(grid[0]))
+    return figure
+
+
+def dots(
+    groups: Mapping[str, pd.Series], *, ylabel: str, bound: float | None = None, logy: bool = False
+) -> Figure:
+    """The value of every seed as a dot, in a column for each group, with the median as a dash."""
+    with style():
+        figure, grid = panels(1, 1, 2.0)
+        axes = grid[0, 0]
+        for place, values in enumerate(groups.values()):
+            apart = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
+            axes.plot(place + apart, values, "o", color=COLOURS[place % 8], markersize=2.5)
+            axes.plot(
+                [place - 0.25, place + 0.25], [np.median(values)] * 2, color="black", linewidth=1
+            )
+        if bound is not None:
+            axes.axhline(bound, color="black", linestyle=":", linewidth=0.8)
+        if logy:
+            axes.set_yscale("log")
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.set_ylabel(ylabel)
+    return figure

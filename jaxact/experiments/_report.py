@@ -1,110 +1,179 @@
-"""A report in one HTML file that needs no network: figures, captions, and their numbers."""
+"""Reports: one list of blocks, written as HTML in one file that needs no network, or Markdown."""
 
 import base64
-import html
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jinja2
+import markupsafe
 import pandas as pd
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff; }
-figure { margin: 2.5rem 0; }
-figure img { width: 100%; max-width: 50rem; height: auto; }
-figcaption { max-width: 46rem; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.15rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; }
-th { position: sticky; top: 0; background: #fff; }
-details > div { max-height: 24rem; overflow: auto; }
-dt { font-weight: 600; }
-pre { background: #f5f5f5; padding: 0.8rem; overflow: auto; font-size: 0.85rem; }
-"""
+from jaxact import analysis
+from jaxact.experiments._plots import Drawing, rendered
+from jaxact.io import write_whole
 
 
-class Section(NamedTuple):
-    """One figure of a report."""
+class Heading(NamedTuple):
+    """A heading."""
+
+    level: int
+    text: str
+
+
+class Paragraph(NamedTuple):
+    """A paragraph, opened by a bold word if ``lead`` is given; what stands in ` ` is code."""
+
+    text: str
+    lead: str = ""
+
+
+class Table(NamedTuple):
+    """A table."""
+
+    frame: pd.DataFrame
+
+
+class Code(NamedTuple):
+    """Preformatted text."""
+
+    text: str
+
+
+class Terms(NamedTuple):
+    """Definitions by term."""
+
+    terms: Mapping[str, str]
+
+
+class Contents(NamedTuple):
+    """The list of the figures."""
+
+
+class Picture(NamedTuple):
+    """A figure in two formats, with the numbers that it shows if they are given."""
 
     name: str
     svg: bytes
+    png: bytes
     caption: str
-    numbers: pd.DataFrame
+    numbers: pd.DataFrame | None = None
 
 
-def report(
+Block = Heading | Paragraph | Table | Code | Terms | Contents | Picture
+
+
+def picture(drawing: Drawing) -> Picture:
+    """A drawing as a block."""
+    svg, png = (rendered(drawing.figure, kind) for kind in ("svg", "png"))
+    numbers = drawing.numbers
+    return Picture(drawing.name, svg, png, drawing.caption, None if numbers.empty else numbers)
+
+
+def study_report(
     title: str,
-    lead: Sequence[str],
-    sections: Sequence[Section],
+    lead: str,
+    drawings: Iterable[Drawing],
     *,
     summary: pd.DataFrame,
-    definitions: Mapping[str, str],
-    facts: Mapping[str, str],
-) -> str:
-    """A self-contained HTML page.
+    names: Iterable[str],
+    config: Any,
+    facts: Any,
+) -> list[Block]:
+    """The report of a study.
 
     Args:
       title: of the page.
-      lead: paragraphs that open it.
-      sections: the figures, each with its caption and the numbers behind it.
-      summary: a small table that stands before the figures.
-      definitions: what each measured object and quantity is.
-      facts: blocks of preformatted text by heading (the config, the versions).
+      lead: the paragraph that opens it.
+      drawings: its figures.
+      summary: a small table that stands before them.
+      names: of the objects and measures in its table, whose definitions are told.
+      config: what decided the results, as JSON values.
+      facts: the manifest.
 
     Returns:
-      The page's source.
+      Its blocks.
     """
-    contents = "".join(
-        f'<li><a href="#{html.escape(s.name)}">{html.escape(s.name.replace("_", " "))}</a></li>'
-        for s in sections
+    return [
+        Heading(1, title),
+        Paragraph(lead),
+        Heading(2, "In numbers"),
+        Table(summary),
+        Heading(2, "Figures"),
+        Contents(),
+        *map(picture, drawings),
+        Heading(2, "Definitions"),
+        Terms({name: _told(of) for name, of in analysis.definitions(names).items()}),
+        Heading(2, "How it was made"),
+        Heading(3, "Config"),
+        Code(json.dumps(config, indent=2, default=str)),
+        Heading(3, "Versions and device"),
+        Code(json.dumps(facts, indent=2)),
+    ]
+
+
+def _told(of: Mapping[str, str]) -> str:
+    text = of["definition"]
+    if "unit" in of:
+        text += f" (unit: {of['unit']}; from {of['floor']} to {of['greatest']})"
+    return text
+
+
+def write_report(folder: pathlib.Path, blocks: Sequence[Block]) -> None:
+    """Writes ``report.html``, and its figures into ``figures/``, as PNG and SVG."""
+    (folder / "figures").mkdir(exist_ok=True)
+    for figure in pictures(blocks):
+        write_whole(folder / "figures" / f"{figure.name}.svg", figure.svg)
+        write_whole(folder / "figures" / f"{figure.name}.png", figure.png)
+    write_whole(folder / "report.html", html(blocks).encode())
+
+
+def pictures(blocks: Sequence[Block]) -> list[Picture]:
+    """The figures among blocks."""
+    return [block for block in blocks if isinstance(block, Picture)]
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True
     )
-    figures = "".join(_figure(number, s) for number, s in enumerate(sections, start=1))
-    terms = "".join(
-        f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>"
-        for term, text in definitions.items()
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment.filters["frame"] = lambda frame: markupsafe.Markup(
+        frame.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}", na_rep="")
     )
-    blocks = "".join(
-        f"<h3>{html.escape(head)}</h3><pre>{html.escape(text)}</pre>"
-        for head, text in facts.items()
-    )
-    paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in lead)
-    return document(
-        title,
-        f"<h1>{html.escape(title)}</h1>{paragraphs}"
-        f"<h2>In numbers</h2>{table(summary)}"
-        f"<h2>Figures</h2><ol>{contents}</ol>{figures}"
-        f"<h2>Definitions</h2><dl>{terms}</dl><h2>How it was made</h2>{blocks}",
-    )
+    return environment.get_template("_report.html.jinja")
 
 
-def document(title: str, body: str) -> str:
-    """A page that needs no network, from the source of its body."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>"
-    )
+def html(blocks: Sequence[Block]) -> str:
+    """Blocks as one HTML page that needs no network."""
+    title = next(block.text for block in blocks if isinstance(block, Heading))
+    kinds = [(type(block).__name__, block) for block in blocks]
+    return _template().render(title=title, blocks=kinds)
 
 
-def _figure(number: int, section: Section) -> str:
-    caption = (
-        f"<b>Figure {number}.</b> {html.escape(section.caption)}"
-        f"<details><summary>The numbers ({len(section.numbers)} rows)</summary>"
-        f"<div>{table(section.numbers)}</div></details>"
-    )
-    return figure(section.name, section.svg, caption, alt=section.caption)
+def markdown(blocks: Sequence[Block], folder: str) -> str:
+    """Blocks as Markdown, whose figures lie in a folder."""
+    return "\n\n".join(_markdown(block, folder) for block in blocks) + "\n"
 
 
-def figure(name: str, svg: bytes, caption: str, *, alt: str = "") -> str:
-    """A figure with its picture inside; the caption is HTML."""
-    data = base64.b64encode(svg).decode()
-    return (
-        f'<figure id="{html.escape(name)}">'
-        f'<img alt="{html.escape(alt) or caption}" src="data:image/svg+xml;base64,{data}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def table(frame: pd.DataFrame) -> str:
-    """A frame as an HTML table."""
-    return frame.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}", na_rep="")
+def _markdown(block: Block, folder: str) -> str:
+    match block:
+        case Heading(level, text):
+            return f"{'#' * level} {text}"
+        case Paragraph(text, lead):
+            return f"**{lead}** {text}" if lead else text
+        case Code(text):
+            return f"```json\n{text}\n```"
+        case Terms(terms):
+            return "\n".join(f"- **{term}**: {text}" for term, text in terms.items())
+        case Picture():
+            return f"![{block.caption}]({folder}/{block.name}.svg)\n\n*{block.caption}*"
+        case Table(frame):
+            lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.values.tolist()]
+            cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+            return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+        case Contents():
+            return ""

@@ -5,6 +5,7 @@ import json
 import pathlib
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import pandas as pd
 
+import jaxact
 from jaxact.io import write_whole
 
 
@@ -19,19 +21,26 @@ class StudyError(ValueError):
     """A config or a folder with which a study cannot run; the message is one sentence."""
 
 
-def to_parquet(frame: pd.DataFrame) -> bytes:
-    """A frame as the bytes of a parquet file."""
-    return frame.to_parquet(index=False, compression="zstd")
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file, whole or absent."""
+    write_whole(path, json.dumps(value, indent=2, default=str).encode())
+
+
+def write_table(path: pathlib.Path, frame: pd.DataFrame) -> None:
+    """Writes a frame as parquet, whole or absent."""
+    write_whole(path, frame.to_parquet(index=False, compression="zstd"))
 
 
 def manifest() -> dict[str, Any]:
     """What a result depends on beside its config: versions, device and default dtype."""
     device = jax.devices()[0]
-    packages = ("jaxact", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
     return {
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
+        # A source tree that is on the path but not installed has no metadata.
+        "packages": {"jaxact": jaxact.__version__}
+        | {name: importlib.metadata.version(name) for name in packages},
         "platform": device.platform,
         "device": device.device_kind,
         "devices": jax.device_count(),
@@ -61,16 +70,23 @@ def _commit() -> str | None:
 class Run:
     """The folder of one study.
 
-    ``config.json`` and ``manifest.json`` lie beside ``cells/``, which holds a parquet file for each
-    finished cell; nothing else tells what is finished.
+    ``config.json`` and ``manifest.json`` lie in it, and ``cells/``, which holds a parquet file for
+    each finished cell; nothing else tells what is finished.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, facts: Mapping[str, Any] | None = None):
         self.folder = folder
         self.cells = folder / "cells"
+        self.facts = manifest() if facts is None else facts
 
     @classmethod
-    def open(cls, folder: str | pathlib.Path, config: Mapping[str, Any], *, resume: bool) -> "Run":
+    def open(
+        cls,
+        folder: str | pathlib.Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool,
+    ) -> "Run":
         """Starts a study in a new folder, or goes on in one that exists.
 
         Args:
@@ -79,36 +95,46 @@ class Run:
           resume: whether to go on where the folder holds a study already.
 
         Returns:
-          The run, with its config written.
+          The run, with its config and manifest written. The manifest of a run that goes on names
+          the commits before.
 
         Raises:
-          StudyError: if the folder cannot be written, holds anything while ``resume`` is off, or
-            holds a study with another config.
+          StudyError: if the folder cannot be written, holds a study while ``resume`` is off, one
+            with another config, or something else.
         """
-        run = cls(pathlib.Path(folder))
-        path = run.folder / "config.json"
-        config = json.loads(json.dumps(config))
+        folder = pathlib.Path(folder)
+        path, about = folder / "config.json", folder / "manifest.json"
+        config = json.loads(json.dumps(config, default=str))
+        facts = manifest()
+        if folder.exists() and not folder.is_dir():
+            raise StudyError(f"out: must be a folder; {folder} is a file")
+        if resume and not path.exists():
+            print(f"no study in {folder} to go on with: a new one starts", file=sys.stderr)
         try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            if any(run.folder.iterdir()):
-                if not resume:
-                    raise StudyError(
-                        f"out: {folder} is not empty; pass --resume to go on with the study in it, "
-                        "or --out with another folder"
-                    )
-                if path.exists():
-                    _same_config(folder, json.loads(path.read_text()), config)
-                elif any(p.name != "cells" and p.suffix != ".tmp" for p in run.folder.iterdir()):
-                    raise StudyError(f"out: {folder} is not empty and holds no study to resume")
-            run.cells.mkdir(exist_ok=True)
-            for leftover in run.folder.rglob(".*.tmp"):
+            folder.mkdir(parents=True, exist_ok=True)
+            others = [p for p in folder.iterdir() if p.name != "cells" and p.suffix != ".tmp"]
+            if path.exists() and not resume:
+                raise StudyError(
+                    f"out: {folder} holds a study; pass --resume to go on with it, or --out with "
+                    "another folder"
+                )
+            if path.exists():
+                _same_config(folder, _read_json(path), config)
+            elif others:
+                raise StudyError(f"out: {folder} is not empty and holds no study to resume")
+            for leftover in folder.rglob(".*.tmp"):
                 # A younger one may be what another process of this study is writing.
                 if time.time() - leftover.stat().st_mtime > 60:
                     leftover.unlink()
-            write_whole(path, json.dumps(config, indent=2).encode())
+            if about.exists():
+                before = _read_json(about)
+                commits = dict.fromkeys([*before.get("earlier_commits", []), before["commit"]])
+                facts["earlier_commits"] = [c for c in commits if c != facts["commit"]]
+            write_json(about, facts)
+            write_json(path, config)
         except OSError as error:
             raise StudyError(f"out: cannot write to {folder} ({error.strerror})") from error
-        return run
+        return cls(folder, facts)
 
     @classmethod
     def join(
@@ -127,23 +153,47 @@ class Run:
         Raises:
           StudyError: if there is no study in time, or it has another config.
         """
-        run = cls(pathlib.Path(folder))
-        path = run.folder / "config.json"
+        folder = pathlib.Path(folder)
+        path = folder / "config.json"
         deadline = time.monotonic() + patience
         while not path.exists():
             if time.monotonic() > deadline:
                 raise StudyError(f"out: no study was started in {folder} in {patience:g} seconds")
             time.sleep(0.1)
-        _same_config(folder, json.loads(path.read_text()), json.loads(json.dumps(config)))
-        return run
+        _same_config(folder, _read_json(path), json.loads(json.dumps(config)))
+        return cls(folder)
 
     def finished(self, cell: str) -> bool:
         """Whether a cell's rows are stored."""
         return (self.cells / f"{cell}.parquet").exists()
 
     def store(self, cell: str, rows: pd.DataFrame) -> None:
-        """Stores a finished cell."""
-        write_whole(self.cells / f"{cell}.parquet", to_parquet(rows))
+        """Stores a finished cell.
+
+        Raises:
+          StudyError: if it cannot be written; what is stored already stays.
+        """
+        try:
+            self.cells.mkdir(exist_ok=True)
+            write_table(self.cells / f"{cell}.parquet", rows)
+        except OSError as error:
+            raise StudyError(f"out: cannot write cell {cell} ({error.strerror})") from error
+
+    def set_aside_damaged(self, cells: Sequence[str]) -> list[str]:
+        """Renames the files of stored cells that cannot be read, so that they are not finished.
+
+        Returns:
+          Their names; each file's name now ends in ``.corrupt``.
+        """
+        damaged = []
+        for cell in filter(self.finished, cells):
+            path = self.cells / f"{cell}.parquet"
+            try:
+                pd.read_parquet(path)
+            except (OSError, ValueError):  # of which pyarrow's errors are kinds
+                path.replace(path.with_name(f"{path.name}.corrupt"))
+                damaged.append(cell)
+        return damaged
 
     def table(self, cells: Sequence[str]) -> pd.DataFrame:
         """The rows of the given cells, in their order."""
@@ -151,9 +201,16 @@ class Run:
         return pd.concat(frames, ignore_index=True)
 
 
-def _same_config(
-    folder: str | pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> None:
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise StudyError(
+            f"out: {path} is damaged ({error}); --out with another folder starts anew"
+        ) from error
+
+
+def _same_config(folder: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     for name in new:
         if old.get(name) != new[name]:
             raise StudyError(

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxact.io import _safetensors, _torch_file
 from jaxact.io._mapped import mapped, member, view
+from jaxact.io._order import by_depth
 
 _TORCH = (".pth", ".pt", ".bin", ".ckpt")
 _KNOWN = ".safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or a folder of orbax"
@@ -37,7 +38,8 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
       path: of the file or folder.
 
     Returns:
-      The arrays by name, in the file's order.
+      The arrays by name, in the file's order; where that is alphabetical (safetensors writes names
+      so) in order of depth: 2 before 10, embeddings and stems first, heads last.
 
     Raises:
       FileNotFoundError: if there is nothing at ``path``.
@@ -56,16 +58,12 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
     if not path.exists():
         raise FileNotFoundError(f"path must be an existing file or folder; got {path}")
     if path.is_dir():
-        return _orbax(path)
-    if path.suffix == ".safetensors":
-        return _safetensors.read(path)
-    if path.suffix in _TORCH:
-        return _torch_file.read(path)
-    if path.suffix == ".onnx":
-        return _onnx(path)
-    if path.suffix == ".npz":
-        return _npz(path)
-    raise ValueError(f"path must end in {_KNOWN}; got {path}")
+        return by_depth(_orbax(path))
+    readers = {".safetensors": _safetensors.read, ".onnx": _onnx, ".npz": _npz}
+    readers |= dict.fromkeys(_TORCH, _torch_file.read)
+    if path.suffix not in readers:
+        raise ValueError(f"path must end in {_KNOWN}; got {path}")
+    return by_depth(readers[path.suffix](path))
 
 
 def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:

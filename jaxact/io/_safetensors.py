@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Array, Shaped
-from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
+from jaxact._extras import require
 from jaxact.io._mapped import DTYPES, mapped, view
 from jaxact.io._write import replacing
 
@@ -93,6 +93,9 @@ def write_safetensors(
                 f"arrays must have a dtype of safetensors; got {name!r} of {plain.dtype}"
             )
         whole[name] = plain.astype(plain.dtype.newbyteorder("<"), copy=False)
+    require("studies", "safetensors")
+    from safetensors import TensorSpec, serialize_file
+
     specs = {
         name: TensorSpec(
             dtype=array.dtype.name,
@@ -107,6 +110,9 @@ def write_safetensors(
 
 
 def _header(path: pathlib.Path) -> dict:
+    require("studies", "safetensors")
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="np"):  # checks names, shapes, offsets and the file's length
             pass

@@ -1,11 +1,16 @@
 """Flax NNX residual networks in which wiring, norm, skip and activation are values."""
 
+from jaxact._segment import Segment as Segment
+from jaxact.models import _needs as _needs
+from jaxact.models import _presets as _presets  # registers the names
 from jaxact.models._block import Block as Block
 from jaxact.models._block import BlockTrace as BlockTrace
 from jaxact.models._block import Layer as Layer
+from jaxact.models._config import SHORTCUTS as SHORTCUTS
+from jaxact.models._config import BlockConfig as BlockConfig
 from jaxact.models._convolution import convolve as convolve
-from jaxact.models._dense import DenseNet as DenseNet
-from jaxact.models._dense import DualPathNet as DualPathNet
+from jaxact.models._densenet import DenseNet as DenseNet
+from jaxact.models._dual_path import DualPathNet as DualPathNet
 from jaxact.models._invertible import Inverse as Inverse
 from jaxact.models._invertible import IResNet as IResNet
 from jaxact.models._invertible import LogDeterminant as LogDeterminant
@@ -22,6 +27,7 @@ from jaxact.models._learnable import DynamicReLU as DynamicReLU
 from jaxact.models._learnable import FReLU as FReLU
 from jaxact.models._learnable import MetaAcon as MetaAcon
 from jaxact.models._learnable import PReLU as PReLU
+from jaxact.models._learnable import SReLU as SReLU
 from jaxact.models._learnable import Swish as Swish
 from jaxact.models._network import Network as Network
 from jaxact.models._network import Outputs as Outputs
@@ -34,8 +40,8 @@ from jaxact.models._norms import GroupNorm as GroupNorm
 from jaxact.models._norms import LayerNorm as LayerNorm
 from jaxact.models._norms import RMSNorm as RMSNorm
 from jaxact.models._one_neuron import OneNeuronResNet as OneNeuronResNet
-from jaxact.models._presets import create as create
-from jaxact.models._presets import presets as presets
+from jaxact.models._registry import create as create
+from jaxact.models._registry import presets as presets
 from jaxact.models._resnet import ConvResNet as ConvResNet
 from jaxact.models._resnet import MLPResNet as MLPResNet
 from jaxact.models._resnet import ResNet as ResNet
@@ -44,12 +50,8 @@ from jaxact.models._reversible import ReversibleStage as ReversibleStage
 from jaxact.models._reversible import RevNet as RevNet
 from jaxact.models._saving import load as load
 from jaxact.models._saving import save as save
-from jaxact.models._segments import Segment as Segment
+from jaxact.models._summary import summary as summary
 from jaxact.models._torch import load_timm as load_timm
 from jaxact.models._torch import load_torchvision as load_torchvision
 from jaxact.models._torch import to_timm as to_timm
 from jaxact.models._torch import to_torchvision as to_torchvision
-from jaxact.models._wiring import NORM_PLACEMENTS as NORM_PLACEMENTS
-from jaxact.models._wiring import SHORTCUTS as SHORTCUTS
-from jaxact.models._wiring import SKIPS as SKIPS
-from jaxact.models._wiring import Wiring as Wiring

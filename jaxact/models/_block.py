@@ -9,10 +9,12 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxact._compat import module_list
+from jaxact.models._config import BlockConfig
 from jaxact.models._layers import Constant, Conv, Dense, average_pool
-from jaxact.models._wiring import Wiring
+from jaxact.wiring import Placement
 
-NORMALIZER_FREE_SCALE = 0.2
+_Step = tuple[str, int, int]  # a token, which of its kind, its place in the branch
 
 
 class Layer(NamedTuple):
@@ -52,7 +54,7 @@ class Shortcut(nnx.Module):
         self,
         inputs: int,
         outputs: int,
-        wiring: Wiring,
+        config: BlockConfig,
         *,
         stride: int,
         pool: bool,
@@ -62,19 +64,20 @@ class Shortcut(nnx.Module):
         self.outputs = outputs
         self.stride = stride
         self.pool = pool
-        self.projects = wiring.shortcut != "A"
+        self.projects = config.shortcut != "A"
         layer = norm = None
         if self.projects:
             # It takes what the activation left; only beta's prediction asks for that to be undone.
-            gain = wiring.weight_gain if wiring.skip == "normalizer_free" else 1.0
-            options: dict[str, Any] = {**wiring.layer_options(gain=gain), "rngs": rngs}
+            gain = config.weight_gain if config.wiring.skip.predicts else 1.0
+            options: dict[str, Any] = {**config.layer_options(gain=gain), "rngs": rngs}
             if dense:
                 layer = Dense(inputs, outputs, **options)
             else:
                 own = 1 if pool else stride
                 layer = Conv(inputs, outputs, size=1, stride=own, **options)
-            if wiring.place.end and not wiring.place.before:
-                norm = wiring.make_norm(outputs, rngs)
+            placed = config.wiring.placed
+            if placed.norm_last and not placed.norm_first:
+                norm = config.make_norm(outputs, rngs)
         self.layer: Any = layer
         self.norm = norm
 
@@ -93,11 +96,11 @@ class Shortcut(nnx.Module):
 class Block(nnx.Module):
     r"""A residual or plain block of weight layers W_1 ... W_k.
 
-    Its wiring is a `Wiring`; `docs/models.md` gives the equation of each placement.
+    It walks the tokens of its `jaxact.wiring.Wiring`, which prints their equation.
 
     Args:
       layers: the weight layers, in order.
-      wiring: the choices.
+      config: the choices.
       depth: blocks of the network.
       stride: of the branch, as the skip is to follow it.
       pool: whether a shortcut averages instead of striding (ResNet-D).
@@ -110,7 +113,7 @@ class Block(nnx.Module):
     def __init__(
         self,
         layers: Sequence[Layer],
-        wiring: Wiring,
+        config: BlockConfig,
         *,
         depth: int,
         stride: int = 1,
@@ -121,76 +124,96 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         inputs, outputs = layers[0].inputs, layers[-1].outputs
-        self.norm_placement = wiring.norm_placement
-        self.skip = wiring.skip
-        self.place = place = wiring.place
+        wiring = config.wiring
+        placed = wiring.placed
         self.deterministic = False
-        self.alpha = depth**0.25 if wiring.norm_placement == "deepnorm" else 1.0
-
-        self.layers = nnx.List(
+        self.added = wiring.skip.added
+        self.dual = placed.dual
+        self.stream_scale = placed.stream_scale(depth)
+        scale = placed.weight_scale(depth)
+        self.layers = module_list(
             [
                 layer.make(
                     layer.inputs,
                     layer.outputs,
-                    **wiring.layer_options(gain=_gain(wiring, number, len(layers), depth)),
+                    **config.layer_options(
+                        gain=config.weight_gain
+                        * scale
+                        * wiring.skip.gain(number, len(layers), depth)
+                    ),
                     rngs=rngs,
                 )
                 for number, layer in enumerate(layers)
             ]
         )
-        last = len(layers) - 1
-        self.complete = tuple(layer.complete for layer in layers)
-        norms = []
-        for number, layer in enumerate(layers):
-            if place.before:
-                norms.append(wiring.make_norm(layer.inputs, rngs))
-            elif layer.complete:
-                norms.append(None)
-            elif place.between and number < last:
-                norms.append(wiring.make_norm(layer.outputs, rngs))
-            elif place.between and place.end:
-                norms.append(wiring.make_norm(layer.outputs, rngs, zero=wiring.zero_init))
-        self.norms = nnx.List(norms)
-        out = place.after_addition or (place.end and not place.between)
-        zero = wiring.zero_init
-        self.out_norm: Any = wiring.make_norm(outputs, rngs, zero=zero) if out else None
-
-        places = [layer.inputs for layer in layers]
-        if not place.activation_first:
-            places = [*places[1:], outputs]
-        learned = nnx.List([wiring.make_activation(c, rngs) for c in places * wiring.learnable])
-        self.activations = learned if wiring.learnable else None
-        self.activation: Any = None if wiring.learnable else wiring.make_activation(outputs, rngs)
-
+        self._place(placed, layers, config, rngs, excites=excite is not None)
         self.excite = None if excite is None else excite(outputs, rngs=rngs)
         changes = stride > 1 or inputs != outputs
         shortcut = None
-        if not wiring.plain and (changes or wiring.shortcut == "C"):
+        if self.added and (changes or config.shortcut == "C"):
             dense = layers[0].make is Dense
             shortcut = Shortcut(
-                inputs, outputs, wiring, stride=stride, pool=pool, dense=dense, rngs=rngs
+                inputs, outputs, config, stride=stride, pool=pool, dense=dense, rngs=rngs
             )
         self.shortcut = shortcut
-        self._add_scales(wiring, len(layers), outputs, depth, beta, drop)
+        self._add_scales(config, len(layers), outputs, depth, beta, drop)
 
-    def _add_scales(self, wiring, layers, outputs, depth, beta, drop):
-        dtype = wiring.param_dtype
-        factors = {"scaled": depth**-0.5, "normalizer_free": NORMALIZER_FREE_SCALE}
-        named = isinstance(wiring.skip, str)
-        self.factor = factors.get(wiring.skip, 1.0) if named else float(wiring.skip)
-        scale = {
-            "rezero": jnp.zeros((), dtype),
-            "skipinit": jnp.zeros((), dtype),
-            "layerscale": jnp.full((outputs,), wiring.layer_scale, dtype),
-            "fixup": jnp.ones((), dtype),
-        }.get(wiring.skip)
-        self.scale = None if scale is None else nnx.Param(scale)
-        fixup = wiring.skip == "fixup"
-        self.biases = nnx.Param(jnp.zeros(2 * layers, dtype)) if fixup else None
-        predicted = wiring.skip == "normalizer_free"
-        self.beta = Constant(jnp.asarray(beta, dtype)) if predicted else None
-        drops = wiring.stochastic_depth > 0
+    def _place(
+        self,
+        placed: Placement,
+        layers: Sequence[Layer],
+        config: BlockConfig,
+        rngs: nnx.Rngs,
+        *,
+        excites: bool,
+    ) -> None:
+        """Makes what every token stands for, and the steps of branch and sum."""
+        branch = [token for token, _ in placed.numbered(len(layers))]
+        last = max(place for place, token in enumerate(branch) if token != "a")
+        steps: list[_Step] = []
+        norms, widths = [], []
+        width, number, complete = layers[0].inputs, 0, False
+        for place, token in enumerate((*branch, *placed.after)):
+            if token == "W":
+                steps.append(("W", number, place))
+                width, complete = layers[number].outputs, layers[number].complete
+                number += 1
+            elif complete:  # the layer brought its own; lists count on, as names of weights do
+                norms += [None] * (token == "N")
+            elif token == "N":
+                steps.append(("N", len(norms), place))
+                zero = config.zero_init and place == last
+                norms.append(config.make_norm(width, rngs, zero=zero))
+            else:
+                steps.append(("a", len(widths), place))
+                widths.append(width)
+            if place == last:
+                steps += [("E", 0, place)] * excites
+        first = [token for token, *_ in steps].index("W")
+        end = sum(place < len(branch) for *_, place in steps)
+        self.entry, self.branch, self.after = (
+            tuple(steps[part]) for part in (slice(first), slice(first, end), slice(end, None))
+        )
+        self.norms = module_list(norms)
+        learned = [config.make_activation(width, rngs) for width in widths * config.learnable]
+        self.activations = module_list(learned) if config.learnable else None
+        self.activation: Any = None if config.learnable else config.make_activation(width, rngs)
+
+    def _add_scales(self, config, layers, outputs, depth, beta, drop):
+        dtype, skip = config.param_dtype, config.wiring.skip
+        self.factor = skip.factor(depth)
+        start = config.layer_scale if skip.learned == "layer_scale" else skip.learned
+        shape = (outputs,) if skip.by_channel else ()
+        self.scale = None if start is None else nnx.Param(jnp.full(shape, start, dtype))
+        self.biases = nnx.Param(jnp.zeros(2 * layers, dtype)) if skip.biases else None
+        self.beta = Constant(jnp.asarray(beta, dtype)) if skip.predicts else None
+        drops = config.stochastic_depth > 0
         self.drop = Constant(jnp.asarray(drop, dtype)) if drops else None
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """For `nnx.view`: whether no branch is dropped."""
+        if deterministic is not None:
+            self.deterministic = deterministic
 
     def __call__(
         self, x: PyTree[Array], *, key: Key[Array, ""] | None = None
@@ -205,59 +228,40 @@ class Block(nnx.Module):
 
     def trace(self, x: PyTree[Array], *, key: Key[Array, ""] | None = None) -> BlockTrace:
         """What passes through the block; arguments as in a call."""
-        dual = None
-        stream = x
-        if self.norm_placement == "residual_dual":
-            stream, dual = x
-        h, entry = self._branch(stream)
-        branch = self._scaled(h, key)
-        if self.skip == "none":
-            return BlockTrace(x, branch, self._leave(branch))
+        stream, dual = x if self.dual else (x, None)
+        entry = self._walk(self.entry, self._divided(stream))
+        branch = self._scaled(self._walk(self.branch, entry), key)
+        if not self.added:
+            return BlockTrace(x, branch, self._walk(self.after, branch))
         skip = self._skip(stream, entry)
-        out = self._leave((self.alpha * skip if self.alpha != 1 else skip) + branch)
+        if self.stream_scale != 1:
+            skip = self.stream_scale * skip
+        out = self._walk(self.after, skip + branch)
         if dual is None:
             return BlockTrace(x, branch, out)
-        dual_entry = dual
         if self.shortcut is not None and self.shortcut.projects:
-            dual_entry = self._act(0, dual)
-        return BlockTrace(x, branch, (out, self._skip(dual, dual_entry) + branch))
+            dual = self._walk(self.entry, dual)
+        return BlockTrace(x, branch, (out, self._skip(dual, dual) + branch))
 
-    def _act(self, number: int, h: Array) -> Array:
-        """The activation before layer ``number``, or the last one."""
-        if self.activations is None:
-            return self.activation(h)
-        return self.activations[number if self.place.activation_first else number - 1](h)
-
-    def _branch(self, x: Array) -> tuple[Array, Array]:
-        """F(x), and what its first layer takes, which a projection takes too."""
-        place = self.place
-        h = entry = x
-        if self.beta is not None:
-            h = h / lax.stop_gradient(self.beta[...]).astype(h.dtype)
-        for number, layer in enumerate(self.layers):
-            if place.before:
+    def _walk(self, steps: Sequence[_Step], h: Array) -> Array:
+        """What the tokens make of h."""
+        for token, number, place in steps:
+            if self.biases is not None and token != "E":
+                h = h + self.biases[...][place].astype(h.dtype)
+            if token == "W":
+                h = self.layers[number](h)
+            elif token == "N":
                 h = self.norms[number](h)
-            activated = number and not self.complete[number - 1]
-            if activated or (place.activation_first and not number):
-                h = self._act(number, self._shifted(h, 2 * number))
-            if not number:
-                entry = h
-            h = layer(self._shifted(h, 2 * number + 1))
-            if not place.before and number < len(self.norms) and self.norms[number] is not None:
-                h = self.norms[number](h)
-        if self.out_norm is not None and place.end:
-            h = self.out_norm(h)
-        if self.excite is not None:
-            h = self.excite(h)
-        if place.activation_at == "branch":
-            h = self._act(len(self.layers), h)
-        return h, entry
+            elif token == "a":
+                h = (self.activation if self.activations is None else self.activations[number])(h)
+            elif self.excite is not None:
+                h = self.excite(h)
+        return h
 
-    def _shifted(self, h: Array, place: int) -> Array:
-        """Fixup's scalar biases."""
-        if self.biases is None:
-            return h
-        return h + self.biases[...][place].astype(h.dtype)
+    def _divided(self, x: Array) -> Array:
+        if self.beta is None:
+            return x
+        return x / lax.stop_gradient(self.beta[...]).astype(x.dtype)
 
     def _scaled(self, h: Array, key: Key[Array, ""] | None) -> Array:
         if self.factor != 1:
@@ -268,7 +272,7 @@ class Block(nnx.Module):
             return h
         if key is None:
             raise ValueError(
-                "key must be given in training where stochastic_depth is above 0; got None"
+                "key or rngs must be given in training where stochastic_depth is above 0; got None"
             )
         keep = 1 - lax.stop_gradient(self.drop[...])
         kept = jax.random.bernoulli(key, keep, (h.shape[0],))
@@ -279,21 +283,3 @@ class Block(nnx.Module):
         if self.shortcut is None:
             return x
         return self.shortcut(entry if self.shortcut.projects else x)
-
-    def _leave(self, h: Array) -> Array:
-        """What comes after the addition."""
-        if self.place.after_addition:
-            h = self.out_norm(h)
-        if self.place.activation_at == "addition":
-            h = self._act(len(self.layers), h)
-        return h
-
-
-def _gain(wiring: Wiring, number: int, layers: int, depth: int) -> Any:
-    """The initial gain of a layer of the branch."""
-    gain = wiring.weight_gain
-    if wiring.norm_placement == "deepnorm":
-        return gain * (4 * depth) ** -0.25
-    if wiring.skip == "fixup":
-        return 0.0 if number == layers - 1 else gain * depth ** (-1 / (2 * layers - 2))
-    return gain

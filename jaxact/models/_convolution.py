@@ -17,14 +17,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, use_abstract_mesh
 from jaxtyping import Array, Float
+
+from jaxact._compat import vary, varying
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 FACES = ("output", "input", "kernel")
 Pairs = tuple[tuple[int, int], tuple[int, int]]
+_NO_MESH = AbstractMesh((), ())
 
 
 def convolve(
@@ -89,19 +95,14 @@ _convolution = Primitive("jaxact_convolution")
 
 def _bind(a: Any, b: Any, **params: Any) -> Any:
     """Binds after both operands vary over the same mesh axes, as `lax` does inside `shard_map`."""
-    axes = [_varying(operand) for operand in (a, b)]
+    axes = [varying(operand) for operand in (a, b)]
     if axes[0] != axes[1]:
         both = axes[0] | axes[1]
         a, b = (
-            lax.pcast(operand, tuple(both - own), to="varying") if both - own else operand
+            vary(operand, both - own) if both - own else operand
             for operand, own in zip((a, b), axes, strict=True)
         )
     return _convolution.bind(a, b, **params)
-
-
-def _varying(operand: Any) -> frozenset[Any]:
-    kind = getattr(jax.typeof(operand), "manual_axis_type", None)
-    return frozenset() if kind is None else frozenset(kind.varying)
 
 
 @functools.partial(
@@ -119,7 +120,34 @@ def _abstract(a, b, *, face, shapes, **params):
     if a.dtype != b.dtype:
         raise TypeError(f"a convolution's operands must have one dtype; got {a.dtype}, {b.dtype}")
     target = shapes[{"output": 2, "input": 0, "kernel": 1}[face]]
-    return a.update(shape=target, weak_type=False)
+    return a.update(shape=target, weak_type=False, sharding=_sharding(a, b, face))
+
+
+def _sharding(a, b, face):
+    """The result's sharding in types: images may be split, and the kernel's outputs."""
+    meshed = [operand for operand in (a, b) if not operand.sharding.mesh.empty]
+    if not meshed:
+        return a.sharding
+    full = ((*operand.sharding.spec, *[None] * 4)[:4] for operand in (a, b))
+    specs = dict(zip(_OPERANDS[face], full, strict=True))
+    images = next(spec[0] for name, spec in specs.items() if name != "kernel")
+    outputs = next((spec[3] for name, spec in specs.items() if name != "x"), None)
+    whole = {
+        "x": (images, None, None, None),
+        "kernel": (None, None, None, outputs),
+        "y": (images, None, None, outputs),
+    }
+    if any(spec != whole[name] for name, spec in specs.items()):
+        found = ", ".join(f"{name} by {PartitionSpec(*spec)}" for name, spec in specs.items())
+        raise ValueError(
+            "a convolution on an explicit mesh takes x split along images and kernel along outputs "
+            f"only (jax.reshard, or jax.sharding.auto_axes); got {found}"
+        )
+    spec = whole[{"output": "y", "input": "x", "kernel": "kernel"}[face]]
+    return NamedSharding(meshed[0].sharding.mesh, PartitionSpec(*spec))
+
+
+_OPERANDS = {"output": ("x", "kernel"), "input": ("y", "kernel"), "kernel": ("x", "y")}
 
 
 # <face(a, b), v> is the trilinear form; its derivative by either operand is the face below, of
@@ -206,7 +234,18 @@ def _at_precision(lowering):
         with jax.default_matmul_precision(precision):
             return lowering(a, b, **params)
 
-    return mlir.lower_fun(at_precision, multiple_results=False)
+    lower = mlir.lower_fun(at_precision, multiple_results=False)
+
+    def without_types(ctx, *operands, **params):
+        """What a form does to split operands is the partitioner's business, not that of types."""
+        mesh = ctx.avals_in[0].sharding.mesh
+        if mesh.empty or mesh.are_all_axes_manual:
+            return lower(ctx, *operands, **params)
+        with use_abstract_mesh(_NO_MESH):
+            plain = [ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
+            return lower(ctx.replace(avals_in=plain), *operands, **params)
+
+    return without_types
 
 
 def _as_lax(a, b, *, face, shapes, strides, padding, groups):
@@ -273,7 +312,7 @@ def _pointwise_input(dy, kernel, *, shapes, strides, **given):
         (0, shapes[0][1 + i] - (dy.shape[1 + i] - 1) * strides[i] - 1, strides[i] - 1)
         for i in (0, 1)
     ]
-    return lax.pad(dx, jnp.zeros((), dx.dtype), [(0, 0, 0), *space, (0, 0, 0)])
+    return lax.pad(dx, np.zeros((), dx.dtype), [(0, 0, 0), *space, (0, 0, 0)])
 
 
 def _pointwise_kernel(x, dy, *, strides, **given):

@@ -11,10 +11,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxact import activations, theory
-from jaxact.models._checks import at_least_one
+from jaxact._checks import at_least_one
+from jaxact._compat import module_list
+from jaxact._segment import Segment
+from jaxact.models._block import BlockTrace
 from jaxact.models._convolution import convolve
+from jaxact.models._family import Family
 from jaxact.models._layers import normal_kernel
-from jaxact.models._segments import Segment
+from jaxact.models._registry import register
 
 
 class Inverse(NamedTuple):
@@ -54,7 +58,7 @@ class _Branch(NamedTuple):
     biases: tuple[Array, ...]
 
 
-class IResNet(nnx.Module):
+class IResNet(Family):
     r"""An invertible residual network, on vectors or on images of one size.
 
     .. math:: x_{l+1} = x_l + g_l(x_l), \qquad g(x) = W_k\, a(\cdots a(W_1 x + b_1) \cdots) + b_k,
@@ -131,7 +135,7 @@ class IResNet(nnx.Module):
         self.bound = (coefficient / slope ** (layers - 1)) ** (1 / layers)
         sizes = [shape[-1], *[width] * (layers - 1), shape[-1]]
         space = (3, 3) if len(shape) == 3 else ()
-        self.kernels = nnx.List(
+        self.kernels = module_list(
             [
                 nnx.Param(
                     normal_kernel(
@@ -141,7 +145,7 @@ class IResNet(nnx.Module):
                 for i in range(layers)
             ]
         )
-        self.biases = nnx.List([nnx.Param(jnp.zeros((depth, size))) for size in sizes[1:]])
+        self.biases = module_list([nnx.Param(jnp.zeros((depth, size))) for size in sizes[1:]])
 
     def _bounded(self) -> _Branch:
         """All weights, each kernel's spectral norm at most ``bound``."""
@@ -169,11 +173,18 @@ class IResNet(nnx.Module):
             x = x + jnp.broadcast_to(bias, x.shape)
         return x
 
-    def __call__(self, x: Float[Array, "n *shape"]) -> Float[Array, "n *shape"]:
-        def block(x, branch):
-            return x + self._branch(branch, x), None
+    def trace(
+        self, x: Float[Array, "n *shape"], *, key: Array | None = None, record: bool = False
+    ) -> tuple[Float[Array, "n *shape"], dict[str, BlockTrace]]:
+        """The output, and if asked what passes through the blocks; ``key`` is not used."""
 
-        return lax.scan(block, x, self._bounded())[0]
+        def block(x, branch):
+            g = self._branch(branch, x)
+            return x + g, BlockTrace(x, g, x + g) if record else None
+
+        found: Any
+        y, found = lax.scan(block, x, self._bounded())
+        return y, {"blocks": found} if record else {}
 
     def segments(self) -> tuple[Segment, ...]:
         """The network as a chain of pure functions: its blocks, with their bounded weights."""
@@ -315,3 +326,6 @@ class IResNet(nnx.Module):
 
         y, each = lax.scan(block, x, self._bounded())
         return LogDeterminant(y, jnp.sum(each, 0), 0.0)
+
+
+register(IResNet, {"i_resnet": {}})

@@ -12,7 +12,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxact.models._checks import one_of
+from jaxact._checks import one_of
 from jaxact.models._convolution import convolve
 
 Weights = Callable[..., Any]
@@ -52,8 +52,8 @@ SCALED_EPSILON = 1e-4
 class ScaledStandardizedWeights(nnx.Module):
     r"""Scaled weight standardization, g gamma (W - mean) / sqrt(max(fan_in variance, epsilon)).
 
-    gamma is the activation's gain, in a `Wiring` 1 / sqrt(Var f(Z)): 1.714 for relu. g is learned,
-    one for each output, and starts at one.
+    gamma is the activation's gain, in a `BlockConfig` 1 / sqrt(Var f(Z)): 1.714 for relu. g is
+    learned, one for each output, and starts at one.
 
     Reference:
       Brock et al. 2021, "Characterizing signal propagation to close the performance gap in
@@ -124,6 +124,11 @@ class SpectralWeights(nnx.Module):
         if kernel is not None:
             u = self._iterate(kernel.reshape(-1, shape[-1]).astype(u.dtype), u, warmup)[1]
         self.u = nnx.BatchStat(u)
+
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """For `nnx.view`: whether u is held fixed."""
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
 
     def _iterate(self, matrix: Array, u: Array, steps: int) -> tuple[Array, Array]:
         v = _unit(matrix @ u, self.epsilon)

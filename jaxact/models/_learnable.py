@@ -1,4 +1,7 @@
-"""Learnable activations as modules, with the initialization that their papers publish."""
+"""Learnable activations as modules, with the initialization that their papers publish.
+
+All are made as ``make(features, rngs=rngs)``, whether they draw or not.
+"""
 
 import math
 
@@ -32,7 +35,7 @@ class PReLU(nnx.Module):
         features: One slope for each channel (the last axis); None learns one for all.
     """
 
-    def __init__(self, features: int | None = None):
+    def __init__(self, features: int | None = None, *, rngs: nnx.Rngs | None = None):
         self.slope = nnx.Param(jnp.full(_shape(features), 0.25))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -46,11 +49,31 @@ class Swish(nnx.Module):
         features: One beta for each channel (the last axis); None learns one for all.
     """
 
-    def __init__(self, features: int | None = None):
+    def __init__(self, features: int | None = None, *, rngs: nnx.Rngs | None = None):
         self.beta = nnx.Param(jnp.ones(_shape(features)))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return activations.parametric_swish(x, self.beta[...])
+
+
+class SReLU(nnx.Module):
+    """`activations.srelu` with learned thresholds and slopes (Jin et al. 2016).
+
+    It starts as a leaky rectifier of slope 0.2: lower 0, upper 1 and the slope 1 above it.
+
+    Args:
+        features: Channels, the last axis.
+    """
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs | None = None):
+        shape = _shape(features)
+        self.lower, self.upper = nnx.Param(jnp.zeros(shape)), nnx.Param(jnp.ones(shape))
+        self.lower_slope = nnx.Param(jnp.full(shape, 0.2))
+        self.upper_slope = nnx.Param(jnp.ones(shape))
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        parameters = (self.lower, self.lower_slope, self.upper, self.upper_slope)
+        return activations.srelu(x, *(p[...] for p in parameters))
 
 
 class TLU(nnx.Module):
@@ -60,7 +83,7 @@ class TLU(nnx.Module):
         features: Channels, the last axis.
     """
 
-    def __init__(self, features: int):
+    def __init__(self, features: int, *, rngs: nnx.Rngs | None = None):
         self.threshold = nnx.Param(jnp.zeros(_shape(features)))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -191,11 +214,14 @@ class PAU(nnx.Module):
 
     Started, as the paper does, from a least-squares fit of leaky relu (ours, slope 0.01).
 
+    Args:
+        features: Not used: it is one function for all channels.
+
     Reference:
         Molina et al. 2020, "Padé Activation Units".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, features: int | None = None, *, rngs: nnx.Rngs | None = None):
         self.numerator = nnx.Param(jnp.asarray(_PAU_NUMERATOR))
         self.denominator = nnx.Param(jnp.asarray(_PAU_DENOMINATOR))
 
@@ -215,7 +241,7 @@ class APL(nnx.Module):
         the paper states no initialization, this one is ours.
     """
 
-    def __init__(self, features: int, *, hinges: int = 2):
+    def __init__(self, features: int, *, hinges: int = 2, rngs: nnx.Rngs | None = None):
         if hinges < 1:
             raise ValueError(f"hinges must be at least 1, got {hinges}")
         places = (2 * jnp.arange(hinges) + 1) / hinges - 1.0

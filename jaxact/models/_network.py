@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
-from jaxact.models._block import NORMALIZER_FREE_SCALE, Block, BlockTrace, Layer
+from jaxact._compat import module_list
+from jaxact._segment import Segment
+from jaxact.models._block import Block, BlockTrace, Layer
+from jaxact.models._config import BlockConfig
+from jaxact.models._family import Family
 from jaxact.models._parts import Head, Stem
-from jaxact.models._segments import Segment
 from jaxact.models._stage import NOT_PARAMS, Remat, Stage, fresh, stack_stage, unroll_stage
-from jaxact.models._wiring import Wiring
+from jaxact.wiring import SKIPS
 
 
 class StagePlan(NamedTuple):
@@ -42,7 +45,7 @@ class StagePlan(NamedTuple):
         return self.stride > 1 or self.first[0].inputs != self.first[-1].outputs
 
 
-class Network(nnx.Module):
+class Network(Family):
     """Stem, stages of blocks, head.
 
     A pytree: `jax.jit`, `jax.grad` and `jax.vmap` take it directly. A call gives logits, and in
@@ -54,6 +57,7 @@ class Network(nnx.Module):
       stages: a list of `Stage`.
       head: `Head`.
       config: what a network of one config was made from, else None.
+      equation: of a block, by `jaxact.wiring`.
     """
 
     config: Any = None
@@ -63,7 +67,7 @@ class Network(nnx.Module):
         stem: Callable[[nnx.Rngs], Stem],
         plans: Sequence[StagePlan],
         outputs: int,
-        wiring: Wiring,
+        config: BlockConfig,
         *,
         scan: bool = True,
         remat: Remat = None,
@@ -71,20 +75,22 @@ class Network(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype
+        wired = config.wiring
+        self.equation = f"{wired.label}: {wired.equation(layers=len(plans[0].rest))}"
         depth = sum(plan.depth for plan in plans)
         betas = _betas(plans)
-        drops = wiring.drop_rates(depth)
+        drops = config.drop_rates(depth)
         self.stem = stem(rngs)
         stages, done = [], 0
         for plan in plans:
             span = slice(done, done + plan.depth)
             stage = _make_stage(
-                plan, wiring, depth, betas[span], drops[span], remat=remat, rngs=rngs
+                plan, config, depth, betas[span], drops[span], remat=remat, rngs=rngs
             )
             stages.append(stage if scan else unroll_stage(stage))
             done += plan.depth
-        self.stages = nnx.List(stages)
-        self.head = Head(plans[-1].rest[-1].outputs, outputs, wiring, rngs=rngs)
+        self.stages = module_list(stages)
+        self.head = Head(plans[-1].rest[-1].outputs, outputs, config, rngs=rngs)
 
     @property
     def blocks(self) -> Any:
@@ -92,25 +98,9 @@ class Network(nnx.Module):
         stage = self.stages[0]
         return stage.rest if stage.stacked else stage.blocks
 
-    def __call__(
-        self, x: Float[Array, "n *space i"], *, key: Key[Array, ""] | None = None
-    ) -> Float[Array, "n o"]:
-        """Logits of a batch.
-
-        Args:
-          x: vectors, or images NHWC.
-          key: PRNG key of stochastic depth; needed in training where it is used.
-        """
-        return self.trace(x, key=key)[0]
-
-    def trace(
-        self,
-        x: Float[Array, "n *space i"],
-        *,
-        key: Key[Array, ""] | None = None,
-        record: bool = False,
-    ) -> tuple[Float[Array, "n o"], dict[str, BlockTrace]]:
-        """Logits, and if asked what passes through the blocks, by segment."""
+    def _to_head(
+        self, x: Array, key: Array | None, record: bool
+    ) -> tuple[Any, dict[str, BlockTrace]]:
         h = self.stem(self._enter(x))
         traces: dict[str, BlockTrace] = {}
         for number, stage in enumerate(self.stages):
@@ -118,14 +108,7 @@ class Network(nnx.Module):
             h, found = stage.trace(h, key=own, record=record)
             for part, trace in found.items():
                 traces[self._name(number, part)] = trace
-        return self.head(h), traces
-
-    def features(self, x: Float[Array, "n *space i"]) -> Float[Array, "n c"]:
-        """The pooled features from which the head makes logits."""
-        h = self.stem(self._enter(x))
-        for stage in self.stages:
-            h, _ = stage.trace(h)
-        return self.head.pooled(h)
+        return h, traces
 
     def _enter(self, x: Array) -> Array:
         return x if self.dtype is None else x.astype(self.dtype)
@@ -180,7 +163,7 @@ def unroll(network: AnyNetwork, /) -> AnyNetwork:
 
 def _restage(network: AnyNetwork, change: Callable[[Stage], Stage]) -> AnyNetwork:
     network = fresh(network)
-    network.stages = nnx.List([change(stage) for stage in network.stages])
+    network.stages = module_list([change(stage) for stage in network.stages])
     if network.config is not None:
         network.config = dataclasses.replace(network.config, scan=change is stack_stage)
     return network
@@ -203,7 +186,7 @@ class Outputs(NamedTuple):
 
 
 def apply(
-    network: Network,
+    network: Any,
     x: Float[Array, "n *space i"],
     /,
     *,
@@ -236,6 +219,11 @@ def apply(
       ((2, 10), (4, 2, 8, 8, 8))
       >>> trained = nnx.merge(*nnx.split(net, nnx.Param, ...)[:2], out.stats)
     """
+    if not hasattr(network, "trace"):
+        raise TypeError(
+            "network must be one of jaxact.models, with a method trace; "
+            f"got {type(network).__name__}"
+        )
     network = fresh(network)
     network.train() if train else network.eval()
     logits, traces = network.trace(x, key=key, record=trace)
@@ -244,7 +232,7 @@ def apply(
 
 def _make_stage(
     plan: StagePlan,
-    wiring: Wiring,
+    config: BlockConfig,
     depth: int,
     betas: list[float],
     drops: list[float],
@@ -252,7 +240,7 @@ def _make_stage(
     remat: Remat,
     rngs: nnx.Rngs,
 ) -> Stage:
-    make = functools.partial(Block, wiring=wiring, depth=depth, excite=plan.excite)
+    make = functools.partial(Block, config=config, depth=depth, excite=plan.excite)
     leads = plan.leads
     first = rest = None
     if leads:
@@ -288,5 +276,5 @@ def _betas(plans: Sequence[StagePlan]) -> list[float]:
         for number in range(plan.depth):
             betas.append(variance**0.5)
             variance = 1.0 if number == 0 and plan.leads else variance
-            variance += NORMALIZER_FREE_SCALE**2
+            variance += SKIPS["normalizer_free"].factor(len(betas)) ** 2
     return betas

@@ -1,16 +1,23 @@
-"""Norms over the channels of NHWC maps or of vectors, their statistics in at least float32."""
+"""Norms over the channels of NHWC maps or of vectors, their statistics in at least float32.
 
+A variance by E x^2 - (E x)^2 loses the digits of (mean / deviation)^2. Here both are taken of x
+less a shift near the mean, and x is centred in the same two steps: the difference is exact where
+the shift is near, though a mean of 1e6 deviations does not itself fit into float32.
+"""
+
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxact.models._checks import at_least_one, one_of
+from jaxact._checks import at_least_one, one_of
 from jaxact.models._layers import wide_dtype
 
 Norm = Callable[..., Any]
@@ -24,14 +31,13 @@ class _Affine(nnx.Module):
         self.scale = nnx.Param(jnp.ones(features, param_dtype))
         self.bias = nnx.Param(jnp.zeros(features, param_dtype)) if bias else None
 
-    def _apply(self, x: Array, wide: Array, mean: Array | None, var: Array, epsilon: float):
-        """The normalized x with scale and bias; statistics broadcast against ``wide``."""
+    def _apply(self, x: Array, centred: Array, var: Array, epsilon: float):
+        """The normalized x with scale and bias; ``var`` broadcasts against what is centred."""
         multiplier = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype))
-        scale = self.scale[...].astype(wide.dtype).reshape((1,) * (wide.ndim - 1) + (-1,))
-        y = (wide if mean is None else wide - mean) * (multiplier * scale)
+        y = centred * (multiplier * _by_channel(self.scale[...].astype(centred.dtype), centred))
         if self.bias is not None:
-            y = y + self.bias[...].astype(wide.dtype).reshape(scale.shape)
-        return y.reshape(x.shape).astype(x.dtype)
+            y = y + _by_channel(self.bias[...].astype(centred.dtype), centred)
+        return y.astype(x.dtype)
 
 
 class BatchNorm(_Affine):
@@ -42,6 +48,8 @@ class BatchNorm(_Affine):
     In training, mean and variance are those of the batch, over all axes but the last, and the
     running ones become ``momentum`` of themselves and the rest of the batch's, with the unbiased
     variance n / (n - 1): the paper's algorithm 2, and PyTorch's (whose momentum is one minus this).
+    The sums are taken about the running mean, and again about their own where that is far off: the
+    result is right to rounding for any mean that the dtype tells from its neighbours.
     In evaluation the running ones are used.
 
     Args:
@@ -77,36 +85,37 @@ class BatchNorm(_Affine):
         self.momentum = momentum
         self.axis_name = axis_name
         self.use_running_average = use_running_average
-        self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
+        wide = wide_dtype(param_dtype)
+        self.mean = nnx.BatchStat(jnp.zeros(features, wide))
+        self.var = nnx.BatchStat(jnp.ones(features, wide))
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         wide = _widen(x)
         if self.use_running_average:
-            mean, var = (s[...].astype(wide.dtype) for s in (self.mean, self.var))
-        else:
-            mean, var = self._measure(wide)
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        return self._apply(x, wide, mean.reshape(shape), var.reshape(shape), self.epsilon)
+            shift, var = (s[...].astype(wide.dtype) for s in (self.mean, self.var))
+            return self._apply(x, wide - _by_channel(shift, x), _by_channel(var, x), self.epsilon)
+        found = _statistics(x, self.mean[...].astype(wide.dtype), self.axis_name, self.epsilon)
+        found = _Statistics(*(checkpoint_name(s, "statistics") for s in found))
+        self._move(found, math.prod(x.shape[:-1]))
+        centred = (wide - _by_channel(found.shift, x)) - _by_channel(found.offset, x)
+        return self._apply(x, centred, _by_channel(found.var, x), self.epsilon)
 
-    def _measure(self, wide: Array) -> tuple[Array, Array]:
-        """The batch's mean and variance; the running ones are moved towards them."""
-        axes = tuple(range(wide.ndim - 1))
-        mean, square = jnp.mean(wide, axes), jnp.mean(lax.square(wide), axes)
-        count = math.prod(wide.shape[:-1])
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """For `nnx.view`: whether the running statistics are used."""
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
+    def _move(self, found: "_Statistics", count: int) -> None:
+        """Moves the running statistics towards those of a batch of ``count`` a device."""
         if self.axis_name is not None:
-            mean, square = lax.pmean((mean, square), self.axis_name)
             count = count * lax.axis_size(self.axis_name)
-        var = jnp.maximum(square - lax.square(mean), jnp.zeros((), wide.dtype))
         rest = 1 - self.momentum
         for running, new, factor in (
-            (self.mean, mean, rest),
-            (self.var, var, rest * count / max(count - 1, 1)),
+            (self.mean, found.shift + found.offset, rest),
+            (self.var, found.var, rest * count / max(count - 1, 1)),
         ):
             old = running[...]
-            moved = self.momentum * old + factor * lax.stop_gradient(new).astype(old.dtype)
-            running[...] = moved
-        return checkpoint_name(mean, "statistics"), checkpoint_name(var, "statistics")
+            running[...] = self.momentum * old + factor * lax.stop_gradient(new).astype(old.dtype)
 
 
 class GroupNorm(_Affine):
@@ -146,13 +155,10 @@ class GroupNorm(_Affine):
         wide = _widen(x)
         n, c = x.shape[0], x.shape[-1]
         grouped = wide.reshape(n, -1, self.groups, c // self.groups)
-        mean, var = _moments(grouped, (1, 3))
-        shape = (n, *(1,) * (x.ndim - 2), c)
-        mean, var = (
-            jnp.broadcast_to(s, (n, 1, self.groups, c // self.groups)).reshape(shape)
-            for s in (mean, var)
-        )
-        return self._apply(x, wide, mean, var, self.epsilon)
+        centred, var = _centre(grouped, (1, 3))
+        var = jnp.broadcast_to(var, (n, 1, *grouped.shape[2:]))
+        var = var.reshape(n, *(1,) * (x.ndim - 2), c)
+        return self._apply(x, centred.reshape(x.shape), var, self.epsilon)
 
 
 class LayerNorm(_Affine):
@@ -171,8 +177,7 @@ class LayerNorm(_Affine):
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         wide = _widen(x)
-        mean, var = _moments(wide, (-1,))
-        return self._apply(x, wide, mean, var, self.epsilon)
+        return self._apply(x, *_centre(wide, (-1,)), self.epsilon)
 
 
 class RMSNorm(_Affine):
@@ -192,7 +197,7 @@ class RMSNorm(_Affine):
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         wide = _widen(x)
         square = jnp.mean(lax.square(wide), axis=-1, keepdims=True)
-        return self._apply(x, wide, None, square, self.epsilon)
+        return self._apply(x, wide, square, self.epsilon)
 
 
 def instance_norm(features: int, **options: Any) -> GroupNorm:
@@ -223,6 +228,65 @@ def _widen(x: Array) -> Array:
     return x.astype(wide_dtype(x.dtype))
 
 
-def _moments(wide: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    mean = jnp.mean(wide, axes, keepdims=True)
-    return mean, jnp.mean(lax.square(wide - mean), axes, keepdims=True)
+def _by_channel(s: Array, x: Array) -> Array:
+    return s.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _centre(wide: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """What is left of x without its mean over some axes, and its variance there."""
+    near = lax.stop_gradient(jnp.mean(wide, axes, keepdims=True))
+    offset, var = _shifted(wide - near, axes, keepdims=True)
+    return (wide - near) - offset, var
+
+
+def _shifted(
+    difference: Array, axes: tuple[int, ...], *, keepdims: bool = False, axis_name: Any = None
+) -> tuple[Array, Array]:
+    """Mean and variance in one pass, right where the mean is of a few deviations."""
+    mean = jnp.mean(difference, axes, keepdims=keepdims)
+    square = jnp.mean(lax.square(difference), axes, keepdims=keepdims)
+    if axis_name is not None:
+        mean, square = lax.pmean((mean, square), axis_name)
+    return mean, jnp.maximum(square - lax.square(mean), jnp.zeros((), mean.dtype))
+
+
+class _Statistics(NamedTuple):
+    """Of a batch, by channel; the mean is shift + offset."""
+
+    shift: Array
+    offset: Array
+    var: Array
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _statistics(x: Array, start: Array, axis_name: Any, epsilon: float) -> _Statistics:
+    """A batch's statistics, right to rounding wherever its mean is.
+
+    A shift that is known before x is, the running mean, lets the compiler for TPU take them in the
+    fusion that makes x; only where it is more than four deviations off (a network's first steps)
+    is x read once more.
+    """
+    axes = tuple(range(x.ndim - 1))
+
+    def about(shift: Array) -> _Statistics:
+        difference = _widen(x) - _by_channel(shift, x)  # else a float32 x is made for the branch
+        moments = _shifted(difference, axes, axis_name=axis_name)
+        return _Statistics(shift, *moments)
+
+    # devices that share statistics need one shift
+    found = about(start if axis_name is None else lax.pmean(start, axis_name))
+    far = jnp.any(lax.square(found.offset) > 16 * (found.var + epsilon))
+    return lax.cond(far, lambda: about(found.shift + found.offset), lambda: found)
+
+
+@_statistics.defjvp
+def _statistics_jvp(axis_name: Any, epsilon: float, primals: Any, tangents: Any) -> Any:
+    x, start = primals
+    found = _statistics(x, start, axis_name, epsilon)
+    centred = (_widen(x) - _by_channel(found.shift, x)) - _by_channel(found.offset, x)
+    axes = tuple(range(x.ndim - 1))
+    tangent = _widen(tangents[0])
+    moved = jnp.mean(tangent, axes), 2 * jnp.mean(centred * tangent, axes)
+    if axis_name is not None:
+        moved = lax.pmean(moved, axis_name)
+    return found, _Statistics(jnp.zeros_like(found.shift), *moved)

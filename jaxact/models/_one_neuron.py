@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float
 
 from jaxact import activations
-from jaxact.models._checks import at_least_one
+from jaxact._checks import at_least_one
+from jaxact.models._family import Part, Parts
 from jaxact.models._layers import Dense
-from jaxact.models._segments import Segment
+from jaxact.models._registry import register
 
 
 class _OneNeuron(nnx.Module):
@@ -33,7 +33,7 @@ class _OneNeuron(nnx.Module):
         )
 
 
-class OneNeuronResNet(nnx.Module):
+class OneNeuronResNet(Parts):
     r"""A residual network whose blocks have one hidden neuron, on vectors.
 
     .. math:: x_{l+1} = x_l + v_l\, a(u_l^\top x_l + b_l), \qquad \text{logits} = W x_L + c
@@ -91,13 +91,9 @@ class OneNeuronResNet(nnx.Module):
         self.blocks = blocks(rngs)
         self.head = Dense(in_features, out_features, gain=1.0, rngs=rngs)
 
-    def segments(self) -> tuple[Segment, ...]:
-        """The network as a chain of pure functions: blocks, head."""
-        return (
-            Segment("blocks", lambda block, x: block(x), self.blocks, self.depth),
-            Segment("head", lambda head, x: head(x), self.head, None),
-        )
+    def parts(self) -> list[Part]:
+        """Blocks, head."""
+        return [Part("blocks", self.blocks, self.depth), Part("head", self.head)]
 
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
-        x, _ = lax.scan(lambda x, block: (block(x), None), x, self.blocks)
-        return self.head(x)
+
+register(OneNeuronResNet, {"one_neuron_resnet": {}})

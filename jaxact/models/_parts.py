@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
+from jaxact._compat import module_list
 from jaxact.models._block import Layer
+from jaxact.models._config import BlockConfig
 from jaxact.models._layers import Conv, Dense, average_pool3, max_pool
-from jaxact.models._wiring import Wiring
 
 
 class Stem(nnx.Module):
@@ -20,7 +21,7 @@ class Stem(nnx.Module):
 
     Args:
       layers: the layers.
-      wiring: the network's choices.
+      config: the network's choices.
       finish: whether norm and activation follow the last layer too.
       gain: of the last layer's weights, where no activation follows it.
       pool: whether a 3 x 3 maximum of stride 2 ends the stem.
@@ -30,7 +31,7 @@ class Stem(nnx.Module):
     def __init__(
         self,
         layers: list[Layer],
-        wiring: Wiring,
+        config: BlockConfig,
         *,
         finish: bool,
         gain: float | Array,
@@ -38,24 +39,24 @@ class Stem(nnx.Module):
         rngs: nnx.Rngs,
     ):
         followed = [True] * (len(layers) - 1) + [finish]
-        self.layers = nnx.List(
+        self.layers = module_list(
             [
                 layer.make(
                     layer.inputs,
                     layer.outputs,
-                    **wiring.layer_options(gain=None if after else gain),
+                    **config.layer_options(gain=None if after else gain),
                     rngs=rngs,
                 )
                 for layer, after in zip(layers, followed, strict=True)
             ]
         )
         widths = [layer.outputs for layer, after in zip(layers, followed, strict=True) if after]
-        normed = wiring.norm != "none"
-        self.norms = nnx.List([wiring.make_norm(width, rngs) for width in widths * normed])
-        self.activations = nnx.List([wiring.make_activation(width, rngs) for width in widths])
+        normed = config.wiring.normed
+        self.norms = module_list([config.make_norm(width, rngs) for width in widths * normed])
+        self.activations = module_list([config.make_activation(width, rngs) for width in widths])
         self.pool = pool
-        self.pool_first = pool and finish and wiring.monotone
-        self.dual = wiring.norm_placement == "residual_dual"
+        self.pool_first = pool and finish and config.monotone
+        self.dual = config.wiring.placed.dual
 
     def __call__(self, x: Float[Array, "n *space i"]) -> PyTree[Float[Array, "n *space2 c"]]:
         last = len(self.layers) - 1
@@ -75,22 +76,19 @@ class Stem(nnx.Module):
 class Head(nnx.Module):
     """What is after the blocks: norm and activation where they leave them open, mean, logits."""
 
-    def __init__(self, features: int, outputs: int, wiring: Wiring, *, rngs: nnx.Rngs):
-        placement = wiring.norm_placement
-        normed = placement in ("pre", "sandwich", "res_post", "residual_dual")
-        self.norm = wiring.make_norm(features, rngs) if normed else None
-        active = wiring.place.activation_first
-        self.activation = wiring.make_activation(features, rngs) if active else None
-        self.linear = Dense(
-            features,
-            outputs,
-            gain=0.0 if wiring.skip == "fixup" else 1.0,
-            param_dtype=wiring.param_dtype,
-            rngs=rngs,
-        )
+    def __init__(self, features: int, outputs: int, config: BlockConfig, *, rngs: nnx.Rngs):
+        tokens = config.wiring.placed.head
+        self.norm = config.make_norm(features, rngs) if "N" in tokens else None
+        self.activation = config.make_activation(features, rngs) if "a" in tokens else None
+        linear = None
+        if outputs:
+            options = dict(gain=config.wiring.skip.head_gain, param_dtype=config.param_dtype)
+            linear = Dense(features, outputs, **options, rngs=rngs)
+        self.linear = linear
 
     def __call__(self, x: PyTree[Float[Array, "n *space c"]]) -> Float[Array, "n o"]:
-        return self.linear(self.pooled(x))
+        x = self.pooled(x)
+        return x if self.linear is None else self.linear(x)
 
     def pooled(self, x: PyTree[Float[Array, "n *space c"]]) -> Float[Array, "n c"]:
         """The features from which the logits are made."""
@@ -108,20 +106,31 @@ class SqueezeExcitation(nnx.Module):
 
     Args:
       features: channels.
-      wiring: the network's choices; its activation is a.
+      config: the network's choices; its activation is a.
       reduction: channels over those of the bottleneck.
+      divisor: of the bottleneck's channels; see `ResNetConfig`.
       rngs: Flax's PRNG keys.
 
     Reference:
       Hu et al. 2018, "Squeeze-and-Excitation Networks", eqs. 2 to 4.
     """
 
-    def __init__(self, features: int, wiring: Wiring, *, reduction: int, rngs: nnx.Rngs):
-        inner = max(features // reduction, 1)
-        options = {"param_dtype": wiring.param_dtype, "rngs": rngs}
-        self.reduce = Dense(features, inner, gain=wiring.weight_gain, **options)
+    def __init__(
+        self,
+        features: int,
+        config: BlockConfig,
+        *,
+        reduction: int,
+        divisor: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        asked = features // reduction
+        inner = max(divisor, (asked + divisor // 2) // divisor * divisor)
+        inner += divisor * (inner < 0.9 * asked)
+        options = {"param_dtype": config.param_dtype, "rngs": rngs}
+        self.reduce = Dense(features, inner, gain=config.weight_gain, **options)
         self.expand = Dense(inner, features, gain=1.0, **options)
-        self.activation = wiring.make_activation(inner, rngs)
+        self.activation = config.make_activation(inner, rngs)
 
     def __call__(self, x: Float[Array, "n *space c"]) -> Float[Array, "n *space c"]:
         mean = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
@@ -145,7 +154,7 @@ class Res2Conv(nnx.Module):
         inputs: int,
         outputs: int,
         *,
-        wiring: Wiring,
+        config: BlockConfig,
         scale: int,
         stride: int,
         groups: int,
@@ -157,14 +166,16 @@ class Res2Conv(nnx.Module):
         self.stride = stride
         self.first = first
         self.scale = scale
-        self.layers = nnx.List(
+        self.layers = module_list(
             [
                 Conv(width, width, stride=stride, groups=groups, rngs=rngs, **options)
                 for _ in range(scale - 1)
             ]
         )
-        self.norms = nnx.List([wiring.make_norm(width, rngs) for _ in range(scale - 1)])
-        self.activations = nnx.List([wiring.make_activation(width, rngs) for _ in range(scale - 1)])
+        self.norms = module_list([config.make_norm(width, rngs) for _ in range(scale - 1)])
+        self.activations = module_list(
+            [config.make_activation(width, rngs) for _ in range(scale - 1)]
+        )
 
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
         parts = jnp.split(x, self.scale, axis=-1)

@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, DTypeLike
+from jaxtyping import DTypeLike
 
+from jaxact._checks import at_least_one, conflict, not_negative, one_of
 from jaxact.models._block import Layer
-from jaxact.models._checks import at_least_one, conflict, one_of
+from jaxact.models._config import BlockConfig
 from jaxact.models._layers import Conv, Dense
 from jaxact.models._network import Network, StagePlan
 from jaxact.models._parts import Res2Conv, SqueezeExcitation, Stem
 from jaxact.models._stage import POLICIES, Remat
-from jaxact.models._wiring import Activation, Wiring
 
 STEMS = ("cifar", "imagenet", "deep")
 BLOCKS = ("basic", "bottleneck")
@@ -21,12 +22,12 @@ EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetConfig(Wiring):
-    """All that defines a `ResNet`; see also the choices of every block in `Wiring`.
+class ResNetConfig(BlockConfig):
+    """All that defines a `ResNet`; see also the choices of every block in `BlockConfig`.
 
     Attributes:
       in_channels: channels of an image.
-      num_classes: logits.
+      num_classes: logits; with 0 a call gives the pooled features.
       depths: blocks of each stage.
       widths: of each stage, the block's channels before expansion.
       strides: of each stage's first block.
@@ -41,6 +42,8 @@ class ResNetConfig(Wiring):
         have half of them.
       pool_shortcut: whether shortcuts average where they stride (ResNet-D).
       squeeze_excitation: the reduction of a gate at the end of each branch, or None.
+      squeeze_divisor: the gate's inner channels are rounded to a multiple of it, as timm rounds: at
+        least one, and none by more than a tenth down.
       res2net_scale: parts of Res2Net's hierarchy in place of the 3x3; 1 for none.
       scan: whether blocks of one shape are stacked and scanned.
       remat: what the backward pass recomputes: None for nothing, ``"full"`` for all of a block,
@@ -51,12 +54,12 @@ class ResNetConfig(Wiring):
         statistics in at least float32, and parameters keep ``param_dtype``.
     """
 
-    norm_placement: str = "post"
+    norm_placement: str = "original"
     in_channels: int = 3
     num_classes: int = 1000
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    strides: tuple[int, ...] = (1, 2, 2, 2)
+    depths: Sequence[int] = (3, 4, 6, 3)
+    widths: Sequence[int] = (64, 128, 256, 512)
+    strides: Sequence[int] = (1, 2, 2, 2)
     block: str = "bottleneck"
     expansion: int | None = None
     groups: int = 1
@@ -66,6 +69,7 @@ class ResNetConfig(Wiring):
     stem_width: int | None = None
     pool_shortcut: bool = False
     squeeze_excitation: int | None = None
+    squeeze_divisor: int = 1
     res2net_scale: int = 1
     scan: bool = True
     remat: Remat = None
@@ -73,6 +77,8 @@ class ResNetConfig(Wiring):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("depths", "widths", "strides"):  # a list would make the network unhashable
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         one_of("stem", self.stem, STEMS)
         one_of("block", self.block, BLOCKS)
         one_of("stride_at", self.stride_at, ("3x3", "1x1"))
@@ -82,7 +88,8 @@ class ResNetConfig(Wiring):
                 "depths, widths and strides must have one entry for each stage; got "
                 f"{self.depths}, {self.widths}, {self.strides}"
             )
-        for name in ("in_channels", "num_classes", "groups", "base_width", "res2net_scale"):
+        not_negative("num_classes", self.num_classes)
+        for name in ("in_channels", "groups", "base_width", "res2net_scale", "squeeze_divisor"):
             at_least_one(name, getattr(self, name))
         for name in ("depths", "widths", "strides"):
             at_least_one(name, min(getattr(self, name)))
@@ -92,7 +99,7 @@ class ResNetConfig(Wiring):
             res2net = f"res2net_scale={self.res2net_scale}"
             if self.block == "basic":
                 raise conflict(res2net, "block='basic'", "a basic block has no 3x3 to replace")
-            if self.norm_placement != "post":
+            if self.norm_placement != "original":
                 placement = f"norm_placement={self.norm_placement!r}"
                 raise conflict(res2net, placement, "each part has its norm after its convolution")
             if self.stride_at == "1x1":
@@ -120,7 +127,7 @@ class ResNetConfig(Wiring):
         if self.res2net_scale > 1:
             make = functools.partial(
                 Res2Conv,
-                wiring=self,
+                config=self,
                 scale=self.res2net_scale,
                 stride=stride,
                 groups=self.groups,
@@ -137,7 +144,10 @@ class ResNetConfig(Wiring):
         excite = None
         if self.squeeze_excitation is not None:
             excite = functools.partial(
-                SqueezeExcitation, wiring=self, reduction=self.squeeze_excitation
+                SqueezeExcitation,
+                config=self,
+                reduction=self.squeeze_excitation,
+                divisor=self.squeeze_divisor,
             )
         for depth, width, stride in zip(self.depths, self.widths, self.strides, strict=True):
             outputs = self.outer(width)
@@ -159,7 +169,7 @@ class ResNetConfig(Wiring):
                 Layer(Conv, width // 2, width),
             ],
         }[self.stem]
-        finish = not self.place.activation_first
+        finish = self.wiring.placed.weights_first
         pool = self.stem != "cifar"
         return Stem(layers, self, finish=finish, gain=1.0, pool=pool, rngs=rngs)
 
@@ -201,78 +211,10 @@ class ResNet(Network):
 
 
 class _Uniform(Network):
-    """Stem, equal blocks, head."""
+    """Stem, equal blocks, head; see `MLPResNet`."""
 
-    def __init__(
-        self,
-        make: Any,
-        inputs: int,
-        outputs: int,
-        *,
-        width: int,
-        depth: int,
-        block_layers: int,
-        scan: bool,
-        remat: Remat,
-        dtype: DTypeLike | None,
-        rngs: nnx.Rngs,
-        **choices: Any,
-    ):
-        for name, size in (
-            ("inputs", inputs),
-            ("out_features", outputs),
-            ("width", width),
-            ("depth", depth),
-            ("block_layers", block_layers),
-        ):
-            at_least_one(name, size)
-        check_remat(remat)
-        wiring = Wiring(**choices)
-        if make is Dense and wiring.norm == "instance":
-            raise conflict("norm='instance'", "an MLP", "a vector has no positions to average over")
-        # A plain block applies its weights first: what they put out is to have variance one.
-        gain = 1 / wiring.weight_gain if wiring.plain and not wiring.place.activation_first else 1.0
-
-        def stem(rngs):
-            return Stem([Layer(make, inputs, width)], wiring, finish=False, gain=gain, rngs=rngs)
-
-        layers = [Layer(make, width, width)] * block_layers
-        super().__init__(
-            stem,
-            [StagePlan(layers, layers, depth)],
-            outputs,
-            wiring,
-            scan=scan,
-            remat=remat,
-            dtype=dtype,
-            rngs=rngs,
-        )
-
-
-class MLPResNet(_Uniform):
-    """A residual or plain MLP of equal blocks: stem, ``depth`` blocks of width x width, head.
-
-    Args:
-      in_features: length of an input.
-      out_features: number of logits.
-      width: units of every block.
-      depth: number of blocks.
-      block_layers: weight layers a block.
-      norm_placement: as in `Wiring`, as are the next ones.
-      norm: as there.
-      skip: as there.
-      activation: as there.
-      gain: as there.
-      bias: whether weight layers have biases.
-      scan: whether the blocks are stacked and scanned.
-      remat: as in `ResNetConfig`.
-      dtype: as in `ResNetConfig`.
-      rngs: Flax's PRNG keys.
-      choices: further fields of `Wiring`.
-
-    Raises:
-      ValueError: if a size is below one, a choice is unknown, or two choices conflict.
-    """
+    layer: Any
+    layers: int
 
     def __init__(
         self,
@@ -281,12 +223,9 @@ class MLPResNet(_Uniform):
         *,
         width: int,
         depth: int,
-        block_layers: int = 1,
+        block_layers: int | None = None,
         norm_placement: str = "pre",
-        norm: Any = "layer",
-        skip: str | float = "identity",
-        activation: str | Activation = "relu",
-        gain: float | Array | None = None,
+        norm: Any = None,
         bias: bool = True,
         scan: bool = True,
         remat: Remat = None,
@@ -294,77 +233,76 @@ class MLPResNet(_Uniform):
         rngs: nnx.Rngs,
         **choices: Any,
     ):
-        super().__init__(
-            Dense,
-            in_features,
-            out_features,
-            width=width,
-            depth=depth,
-            block_layers=block_layers,
-            norm_placement=norm_placement,
-            norm=norm,
-            skip=skip,
-            activation=activation,
-            gain=gain,
-            bias=bias,
-            scan=scan,
-            remat=remat,
-            dtype=dtype,
-            rngs=rngs,
-            **choices,
-        )
+        block_layers = self.layers if block_layers is None else block_layers
+        for name, size in (
+            ("inputs", in_features),
+            ("width", width),
+            ("depth", depth),
+            ("block_layers", block_layers),
+        ):
+            at_least_one(name, size)
+        not_negative("out_features", out_features)
+        check_remat(remat)
+        if norm is None and norm_placement != "norm_free":
+            norm = "layer"
+        config = BlockConfig(norm_placement=norm_placement, norm=norm, bias=bias, **choices)
+        make = self.layer
+        if make is Dense and config.chosen_norm == "instance":
+            raise conflict("norm='instance'", "an MLP", "a vector has no positions to average over")
+        # A plain block applies its weights first: what they put out is to have variance one.
+        first = config.wiring.plain and config.wiring.placed.weights_first
+        gain = 1 / config.weight_gain if first else 1.0
+
+        def stem(rngs):
+            layers = [Layer(make, in_features, width)]
+            return Stem(layers, config, finish=False, gain=gain, rngs=rngs)
+
+        layers = [Layer(make, width, width)] * block_layers
+        plans = [StagePlan(layers, layers, depth)]
+        options: dict[str, Any] = dict(scan=scan, remat=remat, dtype=dtype, rngs=rngs)
+        super().__init__(stem, plans, out_features, config, **options)
 
 
-class ConvResNet(_Uniform):
-    """A residual or plain convolutional network of constant resolution and channels, NHWC.
+class MLPResNet(_Uniform):
+    """A residual or plain MLP of equal blocks: stem, ``depth`` blocks of width x width, head.
 
-    A stem convolution, ``depth`` blocks of ``block_layers`` 3x3 convolutions with zero padding, the
-    mean over positions, and a dense head. Arguments are those of `MLPResNet`, with ``in_channels``
-    for ``in_features``.
+    Args:
+      in_features: length of an input.
+      out_features: number of logits; with 0 a call gives the pooled features.
+      width: units of every block.
+      depth: number of blocks.
+      block_layers: weight layers a block; 1 if None.
+      norm_placement: as in `BlockConfig`, ``"pre"`` by default.
+      norm: as there, but ``"layer"`` by default.
+      bias: whether weight layers have biases.
+      scan: whether the blocks are stacked and scanned.
+      remat: as in `ResNetConfig`.
+      dtype: as in `ResNetConfig`.
+      rngs: Flax's PRNG keys.
+      choices: further fields of `BlockConfig`: ``skip``, ``activation``, ``gain``, ...
 
     Raises:
       ValueError: if a size is below one, a choice is unknown, or two choices conflict.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_features: int,
-        *,
-        width: int,
-        depth: int,
-        block_layers: int = 2,
-        norm_placement: str = "pre",
-        norm: Any = "layer",
-        skip: str | float = "identity",
-        activation: str | Activation = "relu",
-        gain: float | Array | None = None,
-        bias: bool = True,
-        scan: bool = True,
-        remat: Remat = None,
-        dtype: DTypeLike | None = None,
-        rngs: nnx.Rngs,
-        **choices: Any,
-    ):
-        super().__init__(
-            Conv,
-            in_channels,
-            out_features,
-            width=width,
-            depth=depth,
-            block_layers=block_layers,
-            norm_placement=norm_placement,
-            norm=norm,
-            skip=skip,
-            activation=activation,
-            gain=gain,
-            bias=bias,
-            scan=scan,
-            remat=remat,
-            dtype=dtype,
-            rngs=rngs,
-            **choices,
-        )
+    layer, layers = Dense, 1
+
+
+class ConvResNet(_Uniform):
+    """A residual or plain convolutional network of constant resolution and channels, NHWC.
+
+    A stem convolution, ``depth`` blocks of ``block_layers`` (2 if None) 3x3 convolutions with zero
+    padding, the mean over positions, and a dense head. Arguments are those of `MLPResNet`, with
+    ``in_channels`` for ``in_features``.
+
+    Raises:
+      ValueError: if a size is below one, a choice is unknown, or two choices conflict.
+    """
+
+    layer, layers = Conv, 2
+
+    def __init__(self, in_channels: int, out_features: int, **options: Any):
+        super().__init__(in_channels, out_features, **options)
 
 
 def check_remat(remat: Remat) -> None:

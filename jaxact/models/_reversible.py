@@ -1,7 +1,6 @@
 """The reversible residual network, whose activations need not be kept for its gradient."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +10,15 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxact import activations, theory
-from jaxact.models._checks import at_least_one
-from jaxact.models._layers import Conv, Dense, average_pool
-from jaxact.models._norms import Norm, get_norm
+from jaxact._checks import at_least_one
+from jaxact._compat import module_list
+from jaxact.models._block import BlockTrace
+from jaxact.models._config import BlockConfig
+from jaxact.models._densenet import ClassifierHead, Unit
+from jaxact.models._family import Part, Parts
+from jaxact.models._layers import Conv, average_pool
+from jaxact.models._norms import Norm
+from jaxact.models._registry import register
 
 Halves = tuple[Array, Array]
 
@@ -22,34 +26,42 @@ Halves = tuple[Array, Array]
 class _Branch(nnx.Module):
     """Two 3 x 3 convolutions, each after its norm and activation."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        stride: int = 1,
-        norm: Norm,
-        activation: Callable[..., Any],
-        gain: float | Array,
-        rngs: nnx.Rngs,
-    ):
-        self.activation = activation
-        make = functools.partial(Conv, gain=gain, bias=False, rngs=rngs)
-        self.norms = nnx.List([norm(inputs, rngs=rngs), norm(outputs, rngs=rngs)])
-        self.layers = nnx.List([make(inputs, outputs, stride=stride), make(outputs, outputs)])
+    def __init__(self, inputs: int, outputs: int, config: BlockConfig, stride: int, rngs: nnx.Rngs):
+        self.units = module_list(
+            [
+                Unit(inputs, outputs, config, stride=stride, rngs=rngs),
+                Unit(outputs, outputs, config, rngs=rngs),
+            ]
+        )
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 o"]:
-        for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = layer(self.activation(norm(x)))
+        for unit in self.units:
+            x = unit(x)
         return x
 
 
-class _Unit(nnx.Module):
-    """The branches f and g of a reversible block."""
+class _Coupled(nnx.Module):
+    """A reversible block: branches f and g on the halves of the channels, which swap roles."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, **options: Any):
-        self.f = _Branch(inputs, outputs, stride=stride, **options)
-        self.g = _Branch(outputs, outputs, **options)
+    def __init__(
+        self, inputs: int, outputs: int, config: BlockConfig, *, stride: int = 1, rngs: nnx.Rngs
+    ):
+        self.f = _Branch(inputs, outputs, config, stride, rngs)
+        self.g = _Branch(outputs, outputs, config, 1, rngs)
+        self.stride = stride
+        self.more = outputs - inputs
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 o"]:
+        x1, x2 = _split(x)
+        y1 = self._skip(x1) + self.f(x2)
+        y2 = self._skip(x2) + self.g(y1)
+        return jnp.concatenate([y1, y2], -1)
+
+    def _skip(self, x: Array) -> Array:
+        """The half itself; where the block halves the resolution, pooled and continued by zeros."""
+        if self.stride == 1:
+            return x
+        return jnp.pad(average_pool(x, 2), ((0, 0), (0, 0), (0, 0), (0, self.more)))
 
 
 class ReversibleStage(nnx.Module):
@@ -95,14 +107,12 @@ class ReversibleStage(nnx.Module):
     ):
         at_least_one("depth", depth)
         _even("width", width)
-        activation = activations.get(activation)
-        options: dict[str, Any] = dict(norm=get_norm(norm), activation=activation)
-        options["gain"] = theory.gain(activation) if gain is None else gain
+        config = BlockConfig(norm=norm, activation=activation, gain=gain)
 
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(in_axes=0, out_axes=0)
         def units(rngs):
-            return _Unit(width // 2, width // 2, rngs=rngs, **options)
+            return _Coupled(width // 2, width // 2, config, rngs=rngs)
 
         self.depth = depth
         self.reconstruct = reconstruct
@@ -194,24 +204,7 @@ def _backward(coupling: _Coupling, kept: Any, cotangents: Any) -> Any:
 _reconstructing.defvjp(_forward, _backward)
 
 
-class _Transition(nnx.Module):
-    """A block that halves the resolution: ordinary, its input kept for the gradient."""
-
-    def __init__(self, inputs: int, outputs: int, **options: Any):
-        self.unit = _Unit(inputs, outputs, stride=2, **options)
-        self.more = outputs - inputs
-
-    def _shortcut(self, x: Array) -> Array:
-        return jnp.pad(average_pool(x, 2), ((0, 0), (0, 0), (0, 0), (0, self.more)))
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 o"]:
-        x1, x2 = _split(x)
-        y1 = self._shortcut(x1) + self.unit.f(x2)
-        y2 = self._shortcut(x2) + self.unit.g(y1)
-        return jnp.concatenate([y1, y2], -1)
-
-
-class RevNet(nnx.Module):
+class RevNet(Parts):
     r"""A reversible residual network for images of some ten pixels a side, such as CIFAR's.
 
     A 3 x 3 stem, stages of reversible blocks, and norm, activation, mean over positions and a dense
@@ -223,7 +216,7 @@ class RevNet(nnx.Module):
 
     Args:
       in_channels: of an image.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 a call gives the pooled features.
       widths: channels of each stage, even and not decreasing; the stem has as many as the first.
       depths: blocks of each stage, with the one that halves the resolution.
       norm: as for `ReversibleStage`.
@@ -259,36 +252,60 @@ class RevNet(nnx.Module):
     ):
         if len(widths) != len(depths) or not widths:
             raise ValueError(f"depths must be one for each of widths={widths}; got {depths}")
-        for name, size in (("in_channels", in_channels), ("num_classes", num_classes)):
-            at_least_one(name, size)
+        at_least_one("in_channels", in_channels)
         for width, before in zip(widths, (widths[0], *widths), strict=False):
             _even("widths", width)
             if width < before:
                 raise ValueError(f"widths must not decrease; got {widths}")
         for number, depth in enumerate(depths):
             at_least_one(f"depths[{number}]", depth)
-        activation = activations.get(activation)
-        gain = theory.gain(activation) if gain is None else gain
-        make_norm = get_norm(norm)
-        options: dict[str, Any] = dict(norm=make_norm, activation=activation, gain=gain, rngs=rngs)
-        self.activation = activation
+        config = BlockConfig(norm=norm, activation=activation, gain=gain)
         self.stem = Conv(in_channels, widths[0], gain=1.0, bias=False, rngs=rngs)
-        parts: list[nnx.Module] = []
+        stages: list[nnx.Module] = []
+        names: list[str] = []
+        options: dict[str, Any] = dict(norm=norm, activation=activation, gain=config.weight_gain)
         for number, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             if number:
-                parts.append(_Transition(widths[number - 1] // 2, width // 2, **options))
+                halves = widths[number - 1] // 2, width // 2
+                stages.append(_Coupled(*halves, config, stride=2, rngs=rngs))
+                names.append(f"stage{number + 1}.first")
                 depth -= 1
             if depth:
-                parts.append(ReversibleStage(width, depth, reconstruct=reconstruct, **options))
-        self.parts = nnx.List(parts)
-        self.norm = make_norm(widths[-1], rngs=rngs)
-        self.head = Dense(widths[-1], num_classes, gain=1.0, rngs=rngs)
+                stage = ReversibleStage(width, depth, reconstruct=reconstruct, rngs=rngs, **options)
+                stages.append(stage)
+                names.append(f"stage{number + 1}")
+        self.names = tuple(names)
+        self.stages = module_list(stages)
+        self.head = ClassifierHead(widths[-1], num_classes, config, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n o"]:
+    def parts(self) -> list[Part]:
+        """Stem, the blocks of each stage, head."""
+        parts = [Part("stem", self.stem)]
+        for name, stage in zip(self.names, self.stages, strict=True):
+            stacked = isinstance(stage, ReversibleStage)
+            parts.append(Part(name, stage.units, stage.depth) if stacked else Part(name, stage))
+        return [*parts, Part("head", self.head)]
+
+    def _to_head(
+        self, x: Array, key: Array | None, record: bool
+    ) -> tuple[Array, dict[str, BlockTrace]]:
+        """As every network's; recorded, the gradient keeps the activations that are returned."""
+        if record:
+            return super()._to_head(x, key, True)
         x = self.stem(x)
-        for part in self.parts:
-            x = part(x)
-        return self.head(jnp.mean(self.activation(self.norm(x)), (1, 2)))
+        for stage in self.stages:
+            x = stage(x)
+        return x, {}
+
+
+register(
+    RevNet,
+    {
+        "revnet": {},
+        "cifar_revnet38": {},
+        "cifar_revnet110": {"depths": (9, 9, 9), "widths": (32, 64, 128)},
+    },
+)
 
 
 def _split(x: Array) -> Halves:

@@ -9,8 +9,9 @@ import numpy as np
 from flax import nnx
 
 from jaxact import io
+from jaxact._compat import set_value, value_of
 from jaxact.models._network import Network
-from jaxact.models._presets import recreate
+from jaxact.models._registry import recreate, unnamed
 
 _MADE_OF = "jaxact.made_of"
 
@@ -24,7 +25,8 @@ def save(path: str | pathlib.Path, network: nnx.Module, /) -> None:
       network: made by `create`.
 
     Raises:
-      ValueError: if the network was not made by `create`, or the folder exists.
+      ValueError: if the network was not made by `create` or has other arrays than `create` made (a
+        layer was replaced), or the folder exists.
 
     Example:
       >>> import tempfile
@@ -50,7 +52,9 @@ def save(path: str | pathlib.Path, network: nnx.Module, /) -> None:
         if stacked != given["overrides"].get("scan", True):
             given["overrides"]["scan"] = stacked
             made_of = json.dumps(given)
-    arrays = {name: variable.get_value() for name, variable in _variables(network).items()}
+    arrays = {name: value_of(variable) for name, variable in _variables(network).items()}
+    if not unnamed(made_of):  # else its makers are known to the one who loads it only
+        _check(arrays, _variables(_placeholders(made_of)), f"network must be as {made_of} made it")
     if path.suffix == ".safetensors":
         io.write_safetensors(path, arrays, metadata={_MADE_OF: made_of})
         return
@@ -83,16 +87,25 @@ def load(path: str | pathlib.Path, /, **given: Any) -> Any:
     """
     path = pathlib.Path(path)
     made_of, arrays = _read(path)
-    network = nnx.eval_shape(lambda: recreate(made_of, rngs=nnx.Rngs(0), **given))
+    network = _placeholders(made_of, **given)
     variables = _variables(network)
-    shapes = {name: (v.get_value().shape, v.get_value().dtype) for name, v in variables.items()}
+    _check(arrays, variables, f"path must hold the network it says; {path}")
+    for name, variable in variables.items():
+        set_value(variable, jnp.asarray(arrays[name]))
+    return network
+
+
+def _placeholders(made_of: str, **given: Any) -> Any:
+    return nnx.eval_shape(lambda: recreate(made_of, rngs=nnx.Rngs(0), **given))
+
+
+def _check(arrays: dict[str, Any], variables: dict[str, Any], must: str) -> None:
+    """Refuses arrays that are not those of the variables."""
+    shapes = {name: (value_of(v).shape, value_of(v).dtype) for name, v in variables.items()}
     found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
     if shapes != found:
         differ = sorted(k for k in shapes | found if shapes.get(k) != found.get(k))
-        raise ValueError(f"path must hold the network it says; {path} differs in {differ}")
-    for name, variable in variables.items():
-        variable.set_value(jnp.asarray(arrays[name]))
-    return network
+        raise ValueError(f"{must}; it differs in {', '.join(differ)}")
 
 
 def _read(path: pathlib.Path) -> tuple[str, dict[str, np.ndarray]]:

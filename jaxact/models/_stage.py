@@ -9,6 +9,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Key, PyTree
 
+from jaxact._compat import module_list, value_of
 from jaxact.models._block import Block, BlockTrace
 
 POLICIES = {
@@ -45,7 +46,7 @@ class Stage(nnx.Module):
         self.leads = leads
         self.first = first
         self.rest = rest
-        self.blocks = None if blocks is None else nnx.List(blocks)
+        self.blocks = None if blocks is None else module_list(blocks)
         self.remat = remat
 
     @property
@@ -130,9 +131,14 @@ def fresh(module: Any) -> Any:
 
 
 def changed_state(before: nnx.Module, after: nnx.Module) -> Any:
-    """The variables of ``after`` whose arrays are not those of ``before``."""
-    old = dict(nnx.to_flat_state(nnx.state(before, NOT_PARAMS)))
-    new = nnx.to_flat_state(nnx.state(after, NOT_PARAMS))
+    """The variables of ``after`` whose values are not those of ``before``, also what it sowed."""
+    old, new = (
+        dict(nnx.to_flat_state(nnx.state(module, NOT_PARAMS))) for module in (before, after)
+    )
     return nnx.from_flat_state(
-        [(path, leaf) for path, leaf in new if leaf[...] is not old[path][...]]
+        [
+            (path, leaf)
+            for path, leaf in new.items()
+            if path not in old or value_of(leaf) is not value_of(old[path])
+        ]
     )

@@ -11,7 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Shaped
 
 from jaxact import io
-from jaxact.models._dense import DenseNet, DualPathNet
+from jaxact._compat import value_of
+from jaxact.models._densenet import DenseNet
+from jaxact.models._dual_path import DualPathNet
 from jaxact.models._layers import SCALED_EPSILON, Constant
 from jaxact.models._resnet import ResNet
 from jaxact.models._stage import fresh
@@ -89,7 +91,9 @@ def load_timm(network: AnyNetwork, source: Source, /, *, head: bool = True) -> A
     relu (its ``nf_resnet``, whose shortcuts pool: ``create("nf_resnet50", pool_shortcut=True)``).
     timm divides standardized weights by sqrt(variance + 1e-5), and takes 1.71396 for relu's gain:
     both go into the learned gains, so that the functions are the same, and gains come back to
-    rounding. Arguments, result and errors are those of `load_torchvision`.
+    rounding. Gradients differ along one direction: timm leaves the share
+    1e-5 / (variance + 1e-5) of a gradient's part along its kernel, where ours leaves none.
+    Arguments, result and errors are those of `load_torchvision`.
     """
     return _load(network, source, "timm", head)
 
@@ -136,7 +140,7 @@ def _load(network: AnyNetwork, source: Source, library: str, head: bool) -> AnyN
     for path, parts in found.items():
         whole = parts[None] if None in parts else np.stack([parts[i] for i in range(len(parts))])
         variable = variables[path]
-        values.append((path, variable.replace(jnp.asarray(whole, variable.get_value().dtype))))
+        values.append((path, variable.replace(jnp.asarray(whole, value_of(variable).dtype))))
     loaded = fresh(network)
     values += [(path, Constant(value)) for path, value in constants.items()]
     nnx.update(loaded, nnx.from_flat_state(values))
@@ -219,7 +223,7 @@ def _entries(network: nnx.Module, variables: Mapping[Path, Any], library: str) -
     entries = []
     for path, variable in variables.items():
         stacked = "rest" in path
-        whole = variable.get_value().shape
+        whole = value_of(variable).shape
         shape = whole[stacked:]
         indices = range(whole[0]) if stacked else [None]
         for index in indices:
@@ -274,7 +278,7 @@ def _naming(network: nnx.Module, library: str) -> Callable[[Path, int | None], s
         return lambda path, _: _dual_path_name(network, path)
     if isinstance(network, ResNet):
         placement = network.config.norm_placement
-        if placement == "post":
+        if placement == "original":
             return lambda path, index: _resnet_name(network, path, index, library)
         if placement == "pre" and library == "timm":
             return lambda path, index: _preact_name(network, path, index)

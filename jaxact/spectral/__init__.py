@@ -4,6 +4,7 @@ from jaxact.spectral._convolutions import circular as circular
 from jaxact.spectral._convolutions import operator as operator
 from jaxact.spectral._convolutions import unfolded as unfolded
 from jaxact.spectral._graded import GradedProduct as GradedProduct
+from jaxact.spectral._graded import graded_error as graded_error
 from jaxact.spectral._graded import graded_spectrum as graded_spectrum
 from jaxact.spectral._graded import graded_start as graded_start
 from jaxact.spectral._graded import graded_step as graded_step

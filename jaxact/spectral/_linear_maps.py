@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-from matfree import stochtrace
 
+from jaxact._extras import require
 from jaxact.spectral._spectrum import relative
 
 BATCH = 8
@@ -153,6 +153,9 @@ def squared_frobenius_norm(
     if method == "xtrace":
         if probes > n:
             raise ValueError(f"probes must be at most the input's dimensions {n}; got {probes}")
+        require("studies", "matfree")
+        from matfree import stochtrace
+
         sampler = stochtrace.sampler_normal(jnp.zeros(n, dtype), num=probes)
         integrand = stochtrace.leave_one_out_xtrace()
         # matfree relies on JAX's default promotions.

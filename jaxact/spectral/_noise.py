@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy import integrate, optimize
 
 from jaxact.spectral import _spectrum
-from jaxact.spectral._spectrum import checked, descending
+from jaxact.spectral._spectrum import checked, descending, sound
 
 
 def numerical_rank(
@@ -50,7 +49,8 @@ def numerical_rank(
         ``s`` must hold all min(m, n) values.
 
     Returns:
-      int32, from 0 to k; 0 for a zero matrix. It is constant almost everywhere: no gradient.
+      int32, from 0 to k; 0 for a zero matrix, -1 where ``s`` holds NaN or plus infinity. It is
+      constant almost everywhere: no gradient.
 
     Raises:
       ValueError: if not exactly one tolerance is given or it is out of range, or ``s`` has no
@@ -83,7 +83,7 @@ def numerical_rank(
         tolerance = relative
         if tolerance is None or not 0 <= tolerance <= 1:
             raise ValueError(f"relative must be from 0 to 1; got {relative}")
-    return _count(_spectrum.relative(s, log), tolerance)
+    return jnp.where(sound(s), _count(_spectrum.relative(s, log), tolerance), -1)
 
 
 class MarchenkoPastur(NamedTuple):
@@ -93,7 +93,8 @@ class MarchenkoPastur(NamedTuple):
       lower: lower edge of the noise's singular values, (...,).
       upper: upper edge.
       noise: standard deviation of the noise's entries.
-      outliers: how many singular values lie above the upper edge, int32.
+      outliers: how many singular values lie above the upper edge, int32; -1 where the spectrum
+        holds NaN or infinity.
     """
 
     lower: Float[Array, "*batch"]
@@ -149,6 +150,7 @@ def marchenko_pastur(
     small, large = sorted(_checked_shape(shape))
     if noise == "median":
         sigma = _median(s, shape) / math.sqrt(large * _median_of_law(small / large))
+        sigma = jnp.where(sound(s), sigma, jnp.nan)
     else:
         sigma = jnp.full(s.shape[:-1], _checked_noise(noise), s.dtype)
     first, second = math.sqrt(max(large - 1, 1)), math.sqrt(small)
@@ -164,7 +166,8 @@ def marchenko_pastur(
 
 
 def _count(s: Array, bound: Array | float | int) -> Array:
-    return jnp.sum((s > bound).astype(jnp.int32), axis=-1)
+    count = jnp.sum((s > bound).astype(jnp.int32), axis=-1)
+    return jnp.where(sound(s), count, -1)
 
 
 def _maybe_log(value: float | int, s: Array, log: bool) -> Array:
@@ -220,6 +223,8 @@ def _median_of_law(ratio: float) -> float:
         x = middle - radius * math.cos(t)
         square = (radius * math.sin(t)) ** 2
         return square / (2 * math.pi * ratio * x) if x > 0 else 2 / math.pi
+
+    from scipy import integrate, optimize  # slow to import
 
     def excess(t: float) -> float:
         return integrate.quad(density, 0.0, t, epsabs=1e-12)[0] - 0.5

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxact.spectral._spectrum import checked, descending, logarithms
+from jaxact.spectral._spectrum import checked, descending, logarithms, sound
 
 
 class AlphaReQ(NamedTuple):
@@ -46,7 +46,8 @@ def alpha_req(
       stop: last index, included; k if not given.
 
     Returns:
-      An `AlphaReQ`. Differentiable, with finite gradients.
+      An `AlphaReQ`; NaN, and count -1, where ``s`` holds NaN or plus infinity. Differentiable, with
+      finite gradients.
 
     Raises:
       ValueError: if the range holds fewer than two indices of 1 to k.
@@ -78,7 +79,9 @@ def alpha_req(
     some, varies = count > 1, (count > 1) & (yy > 0)
     slope = jnp.where(some, xy / jnp.where(some, xx, 1), 0)
     r_squared = jnp.where(varies, slope * xy / jnp.where(varies, yy, 1), 0)
-    return AlphaReQ(-slope, r_squared, count)
+    usable = sound(s)
+    alpha, r_squared = (jnp.where(usable, value, jnp.nan) for value in (-slope, r_squared))
+    return AlphaReQ(alpha, r_squared, jnp.where(usable, count, -1))
 
 
 class PowerLaw(NamedTuple):
@@ -119,7 +122,7 @@ def power_law(s: Float[Array, "*batch k"], /, *, log: bool = False) -> PowerLaw:
     Returns:
       A `PowerLaw`. ``alpha`` is differentiable at a fixed start of the tail, with finite gradients
       (zero where alpha is infinite); a spectrum of fewer than two distinct nonzero values has alpha
-      infinite, distance 1 and count 0.
+      infinite, distance 1 and count 0; one that holds NaN or plus infinity has NaN, and count -1.
 
     Raises:
       ValueError: if ``s`` has fewer than two values.
@@ -135,10 +138,14 @@ def power_law(s: Float[Array, "*batch k"], /, *, log: bool = False) -> PowerLaw:
       and 3.9.
     """
     x = 2 * descending(logarithms(checked(s, 2), log))
-    if x.ndim > 1:
-        flat = lax.map(_tail, x.reshape(-1, x.shape[-1]))
-        return jax.tree.map(lambda leaf: leaf.reshape(x.shape[:-1]), flat)
-    return _tail(x)
+    flat = lax.map(_tail, x.reshape(-1, x.shape[-1]))
+    found = jax.tree.map(lambda leaf: leaf.reshape(x.shape[:-1]), flat)
+    usable = sound(s)
+    values = {
+        name: jnp.where(usable, leaf, -1 if name == "count" else jnp.nan)
+        for name, leaf in found._asdict().items()
+    }
+    return PowerLaw(**values)
 
 
 def _tail(x: Float[Array, " k"]) -> PowerLaw:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,12 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from jaxact.spectral._graded import (
     GradedProduct,
-    graded_spectrum,
+    graded_layer,
     graded_start,
-    graded_step,
-    refined_step,
+    spectrum_and_error,
     transposed,
 )
-from jaxact.spectral._spectrum import widen
+from jaxact.spectral._spectrum import exponents, scaled, widen
 
 LONGEST_PERIOD = 8
 """Shapes of layers that repeat after up to so many are scanned over."""
@@ -30,14 +29,18 @@ class ProductSpectrum(NamedTuple):
     Attributes:
       log_singular_values: natural logarithms, largest first, (..., k); -inf for a direction that is
         exactly lost.
-      structural_rank: how many are not exactly lost, int32: an exact rank, without a tolerance.
+      structural_rank: how many are not exactly lost, int32; -1 where a matrix holds NaN or
+        infinity. Of these, the ones whose error is infinite may be exact zeros too.
       spread: in nats, the logarithm of the largest over the smallest value not exactly lost; 0
         where there are fewer than two.
+      error: in nats, how far each value may be from the truth; infinite where rounding may hide an
+        exact zero, 0 for an exact zero. None where errors were not asked for.
     """
 
     log_singular_values: Float[Array, "*prefixes k"]
     structural_rank: Int[Array, "*prefixes"]
     spread: Float[Array, "*prefixes"]
+    error: Float[Array, "*prefixes k"] | None = None
 
 
 def product_spectrum(
@@ -49,13 +52,14 @@ def product_spectrum(
     tolerance: float | None = 0.0,
     refined: bool = False,
     sweeps: int = 3,
+    errors: bool = True,
 ) -> ProductSpectrum:
     r"""Log singular values of W_L ... W_1, and of its prefixes W_l ... W_1 where asked.
 
-    All of them are right however far they lie apart, in the arithmetic of the matrices' dtype: the
-    product itself is never formed (see `graded_step`). A stack takes one `jax.lax.scan`, and so do
-    the stretches of a sequence in which shapes repeat; the compiled program does not grow with
-    depth.
+    They come out right however far they lie apart, in the arithmetic of the matrices' dtype, or
+    with an ``error`` that says how far off they may be (``docs/accuracy.md``): the product itself
+    is never formed. A stack takes one `jax.lax.scan`, and so do the stretches of a sequence in
+    which shapes repeat; the compiled program does not grow with depth.
 
     Args:
       matrices: real or complex, the first acts first: a stack (L, n, n), or a sequence of L
@@ -66,24 +70,31 @@ def product_spectrum(
         columns, and starts from where ``sweeps`` passes back and forth through the layers take it.
         The deeper the product the better they are separated; a tie at the cut is resolved last.
       tolerance: a direction is taken as exactly lost once what a layer leaves of it, orthogonal to
-        the directions before it, is at most this share of its length. 0 keeps whatever rounding
-        leaves, except exact zeros; None takes 4 sqrt(n) machine epsilons, for layers that are
-        exactly singular (ReLU's masks). If not 0 the product starts from a fixed basis in general
-        position, so that the directions lost are the last ones.
+        the directions before it, is at most this share of its length: a cut, for who wants one. 0
+        loses exact zeros only, rows and columns of zeros in a layer (ReLU's masks) among them; None
+        cuts at 4 sqrt(n) machine epsilons. If not 0 the product starts from a fixed basis in
+        general position, so that the directions lost are the last ones.
       refined: find every R to about 1.5 times the digits of the dtype (the residual of each QR, by
         exact partial products, corrects Q and R): about two to three times the cost, for products
         of hundreds of layers to which single layers of condition number 1e4 and more would add
         errors of hundredths of a nat. Real matrices with ``top=None`` only.
       sweeps: passes back and forth for ``top``.
+      errors: whether to estimate them; without, the result is the same and takes less time. Under
+        `jax.jit` what is not used of the result costs nothing anyway. With ``top`` the estimate
+        is of rounding alone, not of directions not yet found; with ``refined`` it is that of the
+        default form, which refining betters.
 
     Returns:
       A `ProductSpectrum` with k = ``top``, or the smallest dimension of the chain; of prefixes the
-      widest spectrum's k, the others being padded with -inf. Differentiable, where singular values
-      are distinct and not lost.
+      widest spectrum's k, the others being padded with -inf. A NaN or infinity in any matrix makes
+      all values NaN, of the prefixes that contain it. The derivative of the values is
+      Re u_i^H dP v_i / s_i: at ties one of the subgradients, zero for a value that is exactly lost,
+      always finite; ``refined`` betters the values, not their derivatives. Subnormal numbers are
+      zeros, as everywhere in XLA.
 
     Raises:
-      ValueError: if the matrices do not chain, a prefix or ``top`` is out of range, or options
-        exclude each other.
+      ValueError: if the matrices do not chain or are of integers, a prefix or ``top`` is out of
+        range, or options exclude each other.
 
     Example:
       >>> import jax.numpy as jnp
@@ -92,7 +103,9 @@ def product_spectrum(
       [2.079, -207.233]
 
     Reference:
-      Stewart 1995, "On graded QR decompositions of products of matrices", for the form kept;
+      Stewart 1995, "On graded QR decompositions of products of matrices", for the form kept; Bai,
+      Lee, Li & Xu 2011, "Stable solutions of linear systems involving long chain of matrix
+      multiplications", for the order of the columns;
       Drmac & Veselic 2008, "New fast and accurate Jacobi SVD algorithm", for its last step.
     """
     chain = _Chain.of(matrices)
@@ -114,30 +127,36 @@ def product_spectrum(
     act = functools.partial(_act, tolerance=share, refined=refined)
 
     if top is not None:
-        columns = min(2 * top + 8, narrow)
         ends = (layers,) if prefixes is None else tuple(prefixes)
-        spectra = [_top(chain.slice(0, end), columns, sweeps, act)[:top] for end in ends]
-        logs = spectra[0] if prefixes is None else jnp.stack(spectra)
+        chains = [chain.slice(0, end) for end in ends]
+        spectra = [_top(part, top, sweeps, act, errors) for part in chains]
+        found = spectra[0] if prefixes is None else _padded(spectra)
     elif prefixes is not None:
-        logs = _prefixes(chain, prefixes, act, share)
+        found = _prefixes(chain, prefixes, act, share, errors)
     else:
         # From the narrowest side: back to the input, and from there with that many columns on.
         at = int(np.argmin(chain.widths))
-        product = graded_start(basis(narrow, share, chain.dtype))
+        product = graded_start(basis(narrow, share, chain.dtype), errors=errors)
         if at:
-            backward = chain.slice(0, at).adjoint()
-            product = transposed(act(product, backward)[0])
-        logs = graded_spectrum(act(product, chain.slice(at, layers))[0])
-    return summary(logs)
+            product = act(product, chain.slice(0, at).adjoint())[0]
+        if 0 < at < layers:
+            product = transposed(product)
+        if at < layers:
+            product = act(product, chain.slice(at, layers))[0]
+        found = spectrum_and_error(product)
+    logs, error = found
+    return summary(logs, error)
 
 
-def summary(logs: Array) -> ProductSpectrum:
-    alive = jnp.isfinite(logs)
+def summary(logs: Array, error: Array | None = None) -> ProductSpectrum:
+    alive = logs > -jnp.inf
+    broken = jnp.any(jnp.isnan(logs), axis=-1)
     rank = jnp.sum(alive.astype(jnp.int32), axis=-1)
     smallest = jnp.min(jnp.where(alive, logs, jnp.inf), axis=-1)
     some = rank > 1
     spread = jnp.where(some, logs[..., 0] - jnp.where(some, smallest, 0), 0)
-    return ProductSpectrum(logs, rank, spread)
+    rank, spread = jnp.where(broken, -1, rank), jnp.where(broken, jnp.nan, spread)
+    return ProductSpectrum(logs, rank, spread, error)
 
 
 class _Chain:
@@ -165,8 +184,8 @@ class _Chain:
                     "matrices must be a stack (layers, n, n) with none of them 0, or a sequence; "
                     f"got {matrices.shape}"
                 )
-            return cls(widen(jnp.asarray(matrices)))
-        parts = [widen(jnp.asarray(matrix)) for matrix in matrices]
+            return cls(_inexact(matrices, "matrices"))
+        parts = [_inexact(matrix, f"matrices[{i}]") for i, matrix in enumerate(matrices)]
         if not parts:
             raise ValueError("matrices must hold at least one matrix; got an empty sequence")
         for index, part in enumerate(parts):
@@ -214,21 +233,20 @@ class _Chain:
         return found
 
 
+def _inexact(a, name: str) -> Array:
+    a = jnp.asarray(a)
+    if not jnp.issubdtype(a.dtype, jnp.inexact):
+        raise ValueError(f"{name} must be of a real or complex floating dtype; got {a.dtype}")
+    return widen(a)
+
+
 def _act(
     product: GradedProduct, chain: _Chain, *, tolerance: float, refined: bool
 ) -> tuple[GradedProduct, list[list[GradedProduct]]]:
     """The product with a chain acting after it; and all between: by run, by member, stacked."""
 
     def one(carry, w):
-        product, x = carry
-        if refined and w.shape[0] >= product.q.shape[1]:
-            return refined_step(product, x, w, tolerance)
-        q = product.q
-        if refined:
-            q = q + jnp.matmul(q, x, precision="highest")
-        aq = jnp.matmul(w, q, precision="highest")
-        product = graded_step(product, aq, tolerance=tolerance)
-        return product, jnp.zeros_like(product.u) if refined else None
+        return graded_layer(carry[0], w, tolerance, carry[1])
 
     def step(carry, ws):
         kept = []
@@ -251,44 +269,60 @@ def _act(
     return carry[0], between
 
 
-def _prefixes(chain: _Chain, prefixes: Sequence[int], act, tolerance: float) -> Array:
-    product = graded_start(basis(chain.widths[0], tolerance, chain.dtype))
-    rows: dict[int, Array] = {}
+def _prefixes(chain: _Chain, prefixes: Sequence[int], act, tolerance: float, errors: bool) -> Any:
+    product = graded_start(basis(chain.widths[0], tolerance, chain.dtype), errors=errors)
+    rows: dict[int, tuple[Array, Array | None]] = {}
     before = 0
     for members in act(product, chain)[1]:
-        rounds = len(members[0].log_scale)
+        rounds = len(members[0].exponent)
         for offset, products in enumerate(members):
             ends = [before + offset + 1 + len(members) * i for i in range(rounds)]
             chosen = [i for i, end in enumerate(ends) if end in prefixes]
             if chosen:
                 take = functools.partial(jnp.take, indices=np.array(chosen), axis=0)
-                found = jax.vmap(graded_spectrum)(jax.tree.map(take, products))
-                rows.update((ends[i], row) for i, row in zip(chosen, found, strict=True))
+                found = jax.vmap(spectrum_and_error)(jax.tree.map(take, products))
+                for row, i in enumerate(chosen):
+                    rows[ends[i]] = jax.tree.map(lambda leaf, row=row: leaf[row], found)
         before += rounds * len(members)
-    width = max(len(row) for row in rows.values())
-    padded = [
-        jnp.pad(rows[end], (0, width - len(rows[end])), constant_values=-jnp.inf)
-        for end in prefixes
-    ]
-    return jnp.stack(padded)
+    return _padded([rows[end] for end in prefixes])
 
 
-def _top(chain: _Chain, columns: int, sweeps: int, act) -> Array:
+def _padded(spectra: list[tuple[Array, Array | None]]) -> Any:
+    width = max(len(logs) for logs, _ in spectra)
+
+    def padded(logs, error):
+        # What a narrow layer takes is no value; NaN stays NaN everywhere.
+        short = (0, width - len(logs))
+        broken = jnp.any(jnp.isnan(logs))
+        logs = jnp.pad(logs, short, constant_values=-jnp.inf)
+        error = None if error is None else jnp.pad(error, short)
+        return jax.tree.map(lambda leaf: jnp.where(broken, jnp.nan, leaf), (logs, error))
+
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[padded(*row) for row in spectra])
+
+
+def _top(chain: _Chain, top: int, sweeps: int, act, errors: bool) -> Any:
+    columns = min(2 * top + 8, *chain.widths)
     start = basis(chain.widths[0], 1.0, chain.dtype)[:, :columns]
     there = functools.partial(_orthonormal_pass, chain)
     back = functools.partial(_orthonormal_pass, chain.adjoint())
     q = lax.fori_loop(0, sweeps, lambda _, q: back(there(q)), start)
-    return graded_spectrum(act(graded_start(lax.stop_gradient(q)), chain)[0])
+    product = act(graded_start(lax.stop_gradient(q), errors=errors), chain)[0]
+    return jax.tree.map(lambda leaf: leaf[:top], spectrum_and_error(product))
 
 
 def _orthonormal_pass(chain: _Chain, q: Array) -> Array:
     def step(q, ws):
         for w in ws:
+            w = scaled(w, -exponents(jnp.max(jnp.abs(w))))
             q = jnp.linalg.qr(jnp.matmul(w, q, precision="highest"))[0]
         return q, None
 
     for run in chain.runs():
-        q = lax.scan(step, q, run)[0]
+        if len(run[0]) == 1:
+            q = step(q, [stack[0] for stack in run])[0]
+        else:
+            q = lax.scan(step, q, run)[0]
     return q
 
 

@@ -3,9 +3,10 @@
 import math
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from jaxact.spectral._spectrum import checked, descending, logarithms, relative
+from jaxact.spectral._spectrum import checked, descending, logarithms, relative, sound
 
 
 def stable_rank(s: Float[Array, "*batch k"], /, *, log: bool = False) -> Float[Array, "*batch"]:
@@ -17,7 +18,8 @@ def stable_rank(s: Float[Array, "*batch k"], /, *, log: bool = False) -> Float[A
       log: whether ``s`` holds logarithms.
 
     Returns:
-      From 1 to k; 0 for a zero matrix. Differentiable, with finite gradients.
+      From 1 to k; 0 for a zero matrix; NaN, as of every rank and gap, of a spectrum that holds NaN
+      or plus infinity. Differentiable, with finite gradients.
 
     Raises:
       ValueError: if ``s`` has no singular values.
@@ -87,7 +89,8 @@ def schatten_rank(
     Reference:
       Ipsen & Saibaba 2024, "Stable rank and intrinsic dimension of real and complex matrices".
     """
-    return jnp.sum(_power(relative(s, log), _positive("p", p)), axis=-1)
+    total = jnp.sum(_power(relative(s, log), _positive("p", p)), axis=-1)
+    return jnp.where(sound(s), total, jnp.nan)
 
 
 def schatten_norm(
@@ -123,7 +126,7 @@ def schatten_norm(
         return largest
     if p == 1 and not log:
         return jnp.sum(s, axis=-1)
-    total = jnp.sum(_power(relative(s, log), p), axis=-1)
+    total = jnp.where(jnp.any(jnp.isnan(s), axis=-1), jnp.nan, _total(relative(s, log), p))
     if log:
         zero = jnp.isneginf(largest)
         finite = jnp.where(zero, 0, largest) + jnp.log(jnp.where(zero, 1, total)) / p
@@ -225,18 +228,48 @@ def renyi_rank(
         raise ValueError(f"power must be at least 1; got {power}")
     weight = _power(relative(s, log), power)
     total = jnp.sum(weight, axis=-1)
+    usable = sound(s)
     if math.isinf(order):
-        return total
+        return jnp.where(usable, total, jnp.nan)
     if order == 2:
         square = jnp.sum(jnp.square(weight), axis=-1)
-        return jnp.square(total) / jnp.where(square > 0, square, 1)
-    p = weight / jnp.where(total > 0, total, 1)[..., None]
+        value = jnp.square(total) / jnp.where(square > 0, square, 1)
+        return jnp.where(usable, value, jnp.nan)
+    logs = logarithms(s, log)
+    alive = logs > -jnp.inf
+    if order == 0:
+        return jnp.where(usable, jnp.sum(alive.astype(logs.dtype), axis=-1), jnp.nan)
+    p, log_p = _shares(weight, total, logs, alive, power)
     if order == 1:
-        entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=-1)
+        entropy = -jnp.sum(p * log_p, axis=-1)
+    elif abs(order - 1) < 0.5:
+        # sum p^a - 1, of which nothing cancels as a nears 1.
+        steps = (order - 1) * log_p
+        change = p * jnp.expm1(jnp.minimum(steps, 1))
+        change = jnp.where(steps < 1, change, jnp.exp(order * log_p) - p)
+        entropy = jnp.log1p(jnp.sum(jnp.where(alive, change, 0), axis=-1)) / (1 - order)
     else:
-        moment = jnp.sum(_power(p, order), axis=-1)
-        entropy = jnp.log(jnp.where(total > 0, moment, 1)) / (1 - order)
-    return jnp.where(total > 0, jnp.exp(entropy), 0)
+        powers = jnp.where(alive, order * log_p, -jnp.inf)
+        largest = lax.stop_gradient(jnp.max(powers, axis=-1, keepdims=True))
+        largest = jnp.where(jnp.isfinite(largest), largest, 0)
+        moment = jnp.sum(jnp.where(alive, jnp.exp(order * log_p - largest), 0), axis=-1)
+        moment = jnp.log(jnp.where(total > 0, moment, 1)) + largest[..., 0]
+        entropy = moment / (1 - order)
+    return jnp.where(usable, jnp.where(total > 0, jnp.exp(entropy), 0), jnp.nan)
+
+
+def _shares(
+    weight: Array, total: Array, logs: Array, alive: Array, power: float | int
+) -> tuple[Array, Array]:
+    """P and log p, 0 where p is; also of shares that are not normal numbers."""
+    p = weight / jnp.where(total > 0, total, 1)[..., None]
+    normal = p > jnp.finfo(p.dtype).tiny * 4
+    largest = lax.stop_gradient(jnp.max(jnp.where(alive, logs, -jnp.inf), axis=-1, keepdims=True))
+    far = alive & ~normal
+    small = power * (jnp.where(far, logs, 0) - jnp.where(far, largest, 0))
+    small = small - jnp.log(jnp.where(total > 0, total, 1))[..., None]
+    log_p = jnp.log(jnp.where(normal, p, 1))
+    return jnp.where(normal, p, 0), jnp.where(far, small, log_p)
 
 
 def rankme(
@@ -273,7 +306,7 @@ def rankme(
     total = jnp.sum(weight, axis=-1)
     p = weight / jnp.where(total > 0, total, 1)[..., None] + epsilon
     entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=-1)
-    return jnp.where(total > 0, jnp.exp(entropy), 0)
+    return jnp.where(sound(s), jnp.where(total > 0, jnp.exp(entropy), 0), jnp.nan)
 
 
 def condition_number(
@@ -330,17 +363,26 @@ def spectral_gap(
     s = checked(s, 2)
     if not 1 <= index < s.shape[-1]:
         raise ValueError(f"index must be from 1 to {s.shape[-1] - 1}; got {index}")
-    ordered = descending(logarithms(s, log))
+    ordered = descending(s)
     above, below = ordered[..., index - 1], ordered[..., index]
-    finite = jnp.isfinite(below)
-    difference = jnp.where(finite, below, 0) - jnp.where(finite, above, 0)
-    return jnp.where(finite, -jnp.expm1(difference), jnp.where(jnp.isneginf(above), 0, 1))
+    if log:
+        finite = jnp.isfinite(below)
+        difference = jnp.where(finite, below, 0) - jnp.where(finite, above, 0)
+        gap = jnp.where(finite, -jnp.expm1(difference), jnp.where(jnp.isneginf(above), 0, 1))
+    else:
+        # Of values that nearly tie the difference is exact, and that of their logarithms is not.
+        gap = jnp.where(above > 0, (above - below) / jnp.where(above > 0, above, 1), 0)
+    return jnp.where(sound(s), gap, jnp.nan)
 
 
 def _positive(name: str, value: float | int) -> float | int:
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be positive and finite; got {value}")
     return value
+
+
+def _total(ratio: Array, p: float | int) -> Array:
+    return jnp.sum(_power(ratio, p), axis=-1)
 
 
 def _power(ratio: Array, p: float | int) -> Array:

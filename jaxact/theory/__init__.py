@@ -18,6 +18,7 @@ from jaxact.theory._free import marchenko_pastur_edges as marchenko_pastur_edges
 from jaxact.theory._free import marchenko_pastur_ranks as marchenko_pastur_ranks
 from jaxact.theory._kernels import arc_cosine_kernel as arc_cosine_kernel
 from jaxact.theory._kernels import erf_kernel as erf_kernel
+from jaxact.theory._layer import Layer as Layer
 from jaxact.theory._maps import correlation_curvature as correlation_curvature
 from jaxact.theory._maps import correlation_defect as correlation_defect
 from jaxact.theory._maps import correlation_map as correlation_map
@@ -30,6 +31,7 @@ from jaxact.theory._products import expected_log_determinant as expected_log_det
 from jaxact.theory._products import newman_exponents as newman_exponents
 from jaxact.theory._products import newman_ranks as newman_ranks
 from jaxact.theory._recursion import MeanField as MeanField
+from jaxact.theory._recursion import covered as covered
 from jaxact.theory._recursion import mean_field as mean_field
 from jaxact.theory._statistics import Moments as Moments
 from jaxact.theory._statistics import Statistics as Statistics

@@ -1,7 +1,6 @@
 """Log singular values of Jacobians: growth rates, means and variances, and one norm's law."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,10 +10,11 @@ from jax import Array, lax, nn
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxact.theory import _maps as maps
 from jaxact.theory import _products as products
 from jaxact.theory import _quadrature as quad
 from jaxact.theory import _recursion as recursion
+from jaxact.theory._layer import Given, Resolved, resolve, slope_moment
+from jaxact.wiring import Wiring
 
 BISECTIONS = 60
 _LOG_WEIGHTS = 70.0  # squared slopes fall to e^-40 where tanh is flat
@@ -32,7 +32,7 @@ class _Slopes(NamedTuple):
         return 1 - jnp.sum(jnp.where(self.squares > 0, 0, self.weights))
 
 
-def _slopes(it: maps.Layer, variance: Array) -> _Slopes:
+def _slopes(it: Resolved, variance: Array) -> _Slopes:
     x, w = quad.line_nodes(it.points, variance, it.nodes, it.dtype)
     return _Slopes(jnp.square(quad.derivative(it.function)(x)), w)
 
@@ -81,19 +81,14 @@ def _growth(
 
 
 def jacobian_exponents(
-    activation: quad.Activation,
+    layer: Given,
     n: int,
     /,
     *,
-    placement: str = "plain",
-    weights: str = "gaussian",
+    wiring: str | Wiring = "plain",
     layers: int = 1,
-    weight_variance: ArrayLike | None = None,
-    bias_variance: ArrayLike = 0.0,
     branch_scale: ArrayLike = 1.0,
     variance: ArrayLike = 1.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Float[Array, " n"]:
     r"""Growth rates of the singular values of the Jacobian of a deep network, largest first.
 
@@ -114,18 +109,15 @@ def jacobian_exponents(
     before the division, and the mean is 0 while the branch's mean square is at most 1.
 
     Args:
-        activation: A name, or an elementwise callable, continuous.
+        layer: A `Layer`, or the activation of one, continuous.
         n: The width, at least 1.
-        placement: "plain", or "post", whose norm keeps a residual network stationary; with "pre"
-            and "none" layers differ by depth: see `jacobian_log_moments`.
-        weights: Entries "gaussian", or "orthogonal" (Haar) matrices times sigma_w.
+        wiring: A word of `jaxact.wiring.get`: a plain network, or one whose norm after the
+            addition keeps it stationary, as "post"; else layers differ by depth: see
+            `jacobian_log_moments`.
         layers: Weights of a layer, 1 or 2: W f(h), or W_2 f(W_1 h) with W_1 of variance 1.
-        weight_variance: sigma_w^2 > 0, by default the squared gain 1/E f(Z)^2.
-        bias_variance: sigma_b^2 >= 0; it enters through u alone.
-        branch_scale: a > 0.
-        variance: q > 0, of the preactivations: the fixed point of a deep network, 1 with "post".
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece of the quadratures.
+        branch_scale: A further factor of the branch, > 0.
+        variance: q > 0, of the preactivations: the fixed point of a deep network, 1 with a norm
+            after the addition.
 
     Returns:
         (n,), nats a layer; -inf where t is beyond the share of units with f' != 0. Not
@@ -145,12 +137,18 @@ def jacobian_exponents(
         Haagerup & Schultz 2007, "Brown measures of unbounded operators affiliated with a finite
         von Neumann algebra".
     """
-    recursion.check_choice("placement", placement, ("plain", "post"))
-    n, gaussians = products.check_count("n", n), _gaussians(weights, layers)
-    given = (variance, branch_scale)
-    it = maps.layer(activation, weight_variance, bias_variance, breakpoints, nodes, *given)
-    q, a2, skip = _start(it, placement, variance, branch_scale)
-    at = recursion.variances(it, a2, placement, q)
+    n = products.check_count("n", n)
+    it = resolve(layer, variance, branch_scale)
+    gaussians, scales = _gaussians(it, layers), recursion.scaled(it, wiring, branch_scale, 1)
+    found = scales.wiring
+    constant = found.skip.factor(1) == found.skip.factor(2) and not found.placement.scales_weights
+    if not (found.plain or found.placement.norm_after) or not constant:
+        raise ValueError(
+            "wiring must be plain or post, so that layers are alike at every depth; "
+            f"got {found.name!r}"
+        )
+    skip = found.skip.added
+    at = recursion.variances(it, scales, quad.as_positive("variance", variance, it.dtype))
     slopes = _slopes(it, at.argument)
     t = (jnp.arange(n, dtype=it.dtype) + 0.5) / n
     alive = 1 if skip else slopes.alive
@@ -159,20 +157,10 @@ def jacobian_exponents(
     return lax.stop_gradient(jnp.where(t < alive, mu, -jnp.inf))
 
 
-def _start(
-    it: maps.Layer, placement: str, variance: ArrayLike, branch_scale: ArrayLike
-) -> tuple[Array, Array, bool]:
-    """The variance to start from, the square of the branch's scale, and whether there is a skip."""
-    q = quad.as_positive("variance", variance, it.dtype)
-    a2 = jnp.square(quad.as_positive("branch_scale", branch_scale, it.dtype))
-    return q, a2, placement != "plain"
-
-
-def _gaussians(weights: str, layers: int) -> int:
-    recursion.check_choice("weights", weights, recursion.WEIGHTS)
+def _gaussians(it: Resolved, layers: int) -> int:
     if layers not in (1, 2):
         raise ValueError(f"layers must be 1 or 2, got {layers!r}")
-    return layers if weights == "gaussian" else 0
+    return 0 if it.orthogonal else layers
 
 
 class LogMoments(NamedTuple):
@@ -184,19 +172,14 @@ class LogMoments(NamedTuple):
 
 
 def jacobian_log_moments(
-    activation: quad.Activation,
+    layer: Given,
     depth: int,
     /,
     *,
-    placement: str = "plain",
-    weights: str = "gaussian",
+    wiring: str | Wiring = "plain",
     layers: int = 1,
-    weight_variance: ArrayLike | None = None,
-    bias_variance: ArrayLike = 0.0,
     branch_scale: ArrayLike = 1.0,
     variance: ArrayLike = 1.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> LogMoments:
     r"""Mean and variance of the log singular values of a wide network's Jacobian, at every depth.
 
@@ -217,18 +200,14 @@ def jacobian_log_moments(
     not depend on it, the variance does: see the page on theory for how much.
 
     Args:
-        activation: A name, or an elementwise callable, continuous.
+        layer: A `Layer`, or the activation of one, continuous.
         depth: Number of layers, at least 1.
-        placement: Where the norm is, "plain", "none", "post" or "pre": see `mean_field`.
-        weights: Entries "gaussian", or "orthogonal" (Haar) matrices times sigma_w.
+        wiring: As for `mean_field`.
         layers: Weights of a layer or branch, 1 or 2: F(h) = W f(h), or W_2 f(W_1 h) with W_1 of
             variance 1.
-        weight_variance: sigma_w^2 > 0, by default the squared gain 1/E f(Z)^2.
-        bias_variance: sigma_b^2 >= 0.
-        branch_scale: a > 0, for instance ``depth ** -0.5``.
-        variance: q_0 > 0, of the input. With "post" the input is taken as normalized: give 1.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece of the quadratures.
+        branch_scale: A further factor of the branch, > 0.
+        variance: q_0 > 0, of the input. With a norm after the addition the
+            input is taken as normalized: give 1.
 
     Returns:
         ``LogMoments(mean, variance, rank)``, each (depth + 1,), in nats (squared), of the singular
@@ -240,7 +219,7 @@ def jacobian_log_moments(
         ValueError: A choice unknown, ``depth`` below 1, or a value out of range.
 
     Example:
-        >>> law = jacobian_log_moments("relu", 64, placement="pre", layers=2)
+        >>> law = jacobian_log_moments("relu", 64, wiring="pre", layers=2)
         >>> print(f"{law.mean[-1] ** 2:.1f} {law.variance[-1]:.2f}")
         0.0 3.98
 
@@ -248,14 +227,13 @@ def jacobian_log_moments(
         Haagerup & Moller 2013, "The law of large numbers for the free multiplicative convolution";
         for residual networks with free layers: Ling & Qiu 2019, Tarnowski et al. 2019.
     """
-    recursion.check_choice("placement", placement, recursion.PLACEMENTS)
-    depth, gaussians = products.check_count("depth", depth), _gaussians(weights, layers)
-    given = (variance, branch_scale)
-    it = maps.layer(activation, weight_variance, bias_variance, breakpoints, nodes, *given)
-    q0, a2, skip = _start(it, placement, variance, branch_scale)
+    depth = products.check_count("depth", depth)
+    it = resolve(layer, variance, branch_scale)
+    gaussians, scales = _gaussians(it, layers), recursion.scaled(it, wiring, branch_scale, depth)
+    q0, skip = quad.as_positive("variance", variance, it.dtype), scales.wiring.skip.added
 
     def vary(q: Array, _: None) -> tuple[Array, tuple[recursion.Variances, Array]]:
-        at = recursion.variances(it, a2, placement, q)
+        at = recursion.variances(it, scales, q)
         alive = jnp.ones_like(q) if skip else _slopes(it, at.argument).alive
         return at.output, (at, alive)
 
@@ -300,15 +278,12 @@ class LogNorm(NamedTuple):
 
 
 def jacobian_log_norm(
-    activation: quad.Activation,
+    layer: Given,
     n: int,
     depth: int,
     /,
     *,
     variance: ArrayLike = 1.0,
-    weight_variance: ArrayLike | None = None,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> LogNorm:
     r"""Law of log |J u|^2 for one direction u, in a plain network of finite width.
 
@@ -324,13 +299,10 @@ def jacobian_log_norm(
     tanh, 64 units and 12 layers 0.89 was measured for 0.70.
 
     Args:
-        activation: A name, or an elementwise callable, continuous.
+        layer: A `Layer`, or the activation of one, continuous.
         n: The width, at least 1.
         depth: Number of layers L, at least 1.
         variance: q > 0, of the preactivations.
-        weight_variance: sigma_w^2 > 0, by default the squared gain 1/E f(Z)^2.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece of the quadratures.
 
     Returns:
         ``LogNorm(mean, variance)``, each (depth + 1,), in nats (squared).
@@ -347,9 +319,9 @@ def jacobian_log_norm(
         networks", theorem 1 (for the rectifier).
     """
     n, depth = products.check_count("n", n), products.check_count("depth", depth)
-    it = maps.layer(activation, weight_variance, 0.0, breakpoints, nodes, variance)
+    it = resolve(layer, variance)
     q = quad.as_positive("variance", variance, it.dtype)
-    mu_1, mu_2 = (maps.slope_moment(it.function, it.points, q, it.nodes, k) for k in (2, 4))
+    mu_1, mu_2 = (slope_moment(it, q, k) for k in (2, 4))
     spread = (3 * mu_2 / jnp.square(mu_1) - 1) / n
     layers = jnp.arange(depth + 1, dtype=it.dtype)
     return LogNorm(layers * (jnp.log(it.weight_variance * mu_1) - spread / 2), layers * spread)

@@ -1,6 +1,5 @@
 """Stable fixed points of the variance and correlation maps, and their depth scales."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from jaxtyping import Float
 
 from jaxact.theory import _maps as maps
 from jaxact.theory import _quadrature as quad
+from jaxact.theory._layer import Given, resolve, slope_moment
 
 _OCTAVES = 60
 _BISECTIONS = 60
@@ -51,14 +51,10 @@ def _polish(function, root: Array, slope: Array) -> Array:
 
 
 def fixed_point(
-    activation: quad.Activation,
+    layer: Given,
     /,
     *,
-    weight_variance: ArrayLike | None = None,
-    bias_variance: ArrayLike = 0.0,
     initial_variance: ArrayLike = 1.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> FixedPoint:
     """The fixed points q* = V(q*) and c* = C(c*) that deep layers reach, with their depth scales.
 
@@ -69,13 +65,9 @@ def fixed_point(
     positive, finite q*.
 
     Args:
-        activation: A name, or an elementwise callable, with V increasing (every monotone or
-            rectifier-like function).
-        weight_variance: sigma_w^2 > 0, a scalar, by default the squared gain 1/E f(Z)^2.
-        bias_variance: sigma_b^2 >= 0, a scalar.
+        layer: A `Layer` of scalar variances, or the activation of one, with V increasing (every
+            monotone or rectifier-like function).
         initial_variance: Where the search for q* starts.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece.
 
     Returns:
         ``FixedPoint(variance, variance_slope, variance_depth, correlation, correlation_slope,
@@ -87,22 +79,20 @@ def fixed_point(
         ValueError: A variance out of its range.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> point = fixed_point(jnp.tanh, weight_variance=1.5, bias_variance=0.05)
+        >>> from jaxact import theory
+        >>> layer = theory.Layer("tanh", weight_variance=1.5, bias_variance=0.05)
+        >>> point = fixed_point(layer)
         >>> print(f"{point.variance:.4f} {point.chi_1:.4f} {point.correlation:.4f}")
         0.4180 0.9386 1.0000
 
     Reference:
         Poole et al. 2016; Schoenholz et al. 2017, eq. 7 to 10.
     """
-    it = maps.layer(
-        activation, weight_variance, bias_variance, breakpoints, nodes, initial_variance
-    )
+    it = resolve(layer, initial_variance)
     start = quad.as_positive("initial_variance", initial_variance, it.dtype)
 
     def variance_map(q: Array) -> Array:
-        moment = maps.second_moment(it.function, it.points, q, it.nodes)
-        return it.weight_variance * moment + it.bias_variance
+        return maps.next_variance(it, q)
 
     grid = start * 2.0 ** jnp.arange(-_OCTAVES, _OCTAVES + 1, dtype=it.dtype)
     excess = jax.vmap(variance_map)(grid) - grid
@@ -126,14 +116,10 @@ def fixed_point(
     variance = jnp.where(unbounded, infinity, jnp.where(vanishing, 0, root))
 
     def derivative(defect: Array) -> Array:
-        return maps.correlation_derivative(
-            it.function, it.points, defect, at, at, it.weight_variance, it.bias_variance, it.nodes
-        )
+        return maps.correlation_derivative(it, defect, at, at)
 
     def defect_map(defect: Array) -> Array:
-        return maps.defect_map(
-            it.function, it.points, defect, at, at, it.weight_variance, it.bias_variance, it.nodes
-        )
+        return maps.defect_map(it, defect, at, at)
 
     zero = jnp.zeros((), it.dtype)
     chi = derivative(zero)
@@ -148,7 +134,7 @@ def fixed_point(
     found = lax.stop_gradient(jnp.minimum(found, 1))
     defect = jnp.where(ordered, 0, _polish(defect_map, found, derivative(found)))
     correlation_slope = jnp.where(ordered, chi, derivative(defect))
-    chi_1 = it.weight_variance * maps.slope_moment(it.function, it.points, at, it.nodes, 2)
+    chi_1 = it.weight_variance * slope_moment(it, at, 2)
     return FixedPoint(
         variance,
         slope,

@@ -1,8 +1,5 @@
 """Variance and correlation maps of a layer, their fixed points and depth scales."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
-
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -10,64 +7,36 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxact.theory import _quadrature as quad
-
-Function = Callable[[Array], Array]
-Points = np.ndarray | Array
-
-
-def second_moment(function: Function, points: Points, q: Array, nodes: int) -> Array:
-    """E f(X)^2 for X ~ N(0, q), q an array scalar."""
-    x, w = quad.line_nodes(points, q, nodes, q.dtype)
-    return quad.total(jnp.square(function(x)), w)
-
-
-def slope_moment(function: Function, points: Points, q: Array, nodes: int, power: int) -> Array:
-    """E |f'(X)|^power for X ~ N(0, q), jumps of f left out; an even power."""
-    x, w = quad.line_nodes(points, q, nodes, q.dtype)
-    return quad.total(quad.derivative(function)(x) ** power, w)
+from jaxact.theory._layer import (
+    Function,
+    Given,
+    Resolved,
+    pair_moment,
+    resolve,
+    second_moment,
+)
 
 
-def pair_moment(
-    function: Function, points: Points, q1: Array, q2: Array, defect: Array, nodes: int
-) -> Array:
-    """E f(X1) f(X2)."""
-    x1, x2, w = quad.pair_nodes(points, q1, q2, defect, nodes)
-    return jnp.sum(w * function(x1) * function(x2))
+def next_variance(it: Resolved, q: Array) -> Array:
+    """V(q)."""
+    return it.weight_variance * second_moment(it, q) + it.bias_variance
 
 
-def defect_map(
-    function: Function,
-    points: Points,
-    defect: Array,
-    q1: Array,
-    q2: Array,
-    weight_variance: Array,
-    bias_variance: Array,
-    nodes: int,
-) -> Array:
+def defect_map(it: Resolved, defect: Array, q1: Array, q2: Array) -> Array:
     """1 - C(1 - defect), from E (f(X1) - f(X2))^2: no cancellation at small defects."""
-    a1, a2 = (
-        lax.rsqrt(weight_variance * second_moment(function, points, q, nodes) + bias_variance)
-        for q in (q1, q2)
-    )
-    x1, x2, w = quad.pair_nodes(points, q1, q2, defect, nodes)
-    apart = jnp.sum(w * jnp.square(function(x1) * a1 - function(x2) * a2))
-    return (weight_variance * apart + bias_variance * jnp.square(a1 - a2)) / 2
+    a1, a2 = (lax.rsqrt(next_variance(it, q)) for q in (q1, q2))
+    x1, x2, w = quad.pair_nodes(it.points, q1, q2, defect, it.nodes)
+    apart = jnp.sum(w * jnp.square(it.function(x1) * a1 - it.function(x2) * a2))
+    return (it.weight_variance * apart + it.bias_variance * jnp.square(a1 - a2)) / 2
 
 
 def generalized_moment(
-    regular: Function,
-    jump: Array,
-    points: Points,
-    q1: Array,
-    q2: Array,
-    defect: Array,
-    nodes: int,
+    it: Resolved, regular: Function, jump: Array, q1: Array, q2: Array, defect: Array
 ) -> Array:
     """E g(X1) g(X2) for g = regular + sum_j jump_j delta(x - point_j): Price's theorem at kinks."""
     dtype = q1.dtype
-    at = jnp.asarray(points, dtype)
-    result = pair_moment(regular, points, q1, q2, defect, nodes)
+    at = jnp.asarray(it.points, dtype)
+    result = pair_moment(it._replace(function=regular), q1, q2, defect)
     c = 1 - defect
     square = defect * (2 - defect)
     apart = square > 0
@@ -78,7 +47,7 @@ def generalized_moment(
 
     for qa, qb in ((q1, q2), (q2, q1)):
         mean = (c * at / jnp.sqrt(qa))[:, None]
-        z, w = quad.conditional_nodes(at / jnp.sqrt(qb), mean, s, nodes)
+        z, w = quad.conditional_nodes(at / jnp.sqrt(qb), mean, s, it.nodes)
         given = quad.total(regular(jnp.sqrt(qb) * (mean + jnp.where(apart, s, 0) * z)), w)
         result += jnp.sum(jump * density(at / jnp.sqrt(qa)) / jnp.sqrt(qa) * given)
     first = density(at / jnp.sqrt(q1)) / jnp.sqrt(q1)
@@ -93,81 +62,28 @@ def generalized_moment(
 
 
 def correlation_derivative(
-    function: Function,
-    points: Points,
-    defect: Array,
-    q1: Array,
-    q2: Array,
-    weight_variance: Array,
-    bias_variance: Array,
-    nodes: int,
-    order: int = 1,
+    it: Resolved, defect: Array, q1: Array, q2: Array, order: int = 1
 ) -> Array:
     """C'(c) or C''(c), by Price's theorem."""
-    a1, a2 = (
-        lax.rsqrt(weight_variance * second_moment(function, points, q, nodes) + bias_variance)
-        for q in (q1, q2)
-    )
-    lower, upper = function, quad.derivative(function)
+    a1, a2 = (lax.rsqrt(next_variance(it, q)) for q in (q1, q2))
+    lower, upper = it.function, quad.derivative(it.function)
     if order == 2:
         lower, upper = upper, quad.derivative(upper)
-    jump = quad.jumps(lower, points, q1.dtype)
-    moment = generalized_moment(upper, jump, points, q1, q2, defect, nodes)
-    return weight_variance * a1 * a2 * jnp.sqrt(q1 * q2) ** order * moment
-
-
-class Layer(NamedTuple):
-    """A layer's arguments, checked: what every map starts from."""
-
-    function: Function
-    points: Points
-    nodes: int
-    dtype: np.dtype
-    weight_variance: Array
-    bias_variance: Array
-
-
-def layer(
-    activation: quad.Activation,
-    weight_variance: ArrayLike | None,
-    bias_variance: ArrayLike,
-    breakpoints: Sequence[ArrayLike] | ArrayLike,
-    nodes: int,
-    *values: ArrayLike,
-) -> Layer:
-    """Check the arguments that all maps share; the weight variance defaults to gain^2."""
-    function, points = quad.resolve(activation, breakpoints)
-    nodes = quad.check_nodes(nodes)
-    given = [] if weight_variance is None else [weight_variance]
-    dtype = quad.scalar_dtype(*values, bias_variance, *given)
-    if weight_variance is None:
-        sigma2 = 1 / second_moment(function, points, jnp.ones((), dtype), nodes)
-    else:
-        sigma2 = quad.as_positive("weight_variance", weight_variance, dtype)
-    bias2 = quad.as_positive("bias_variance", bias_variance, dtype, zero=True)
-    return Layer(function, points, nodes, dtype, sigma2, bias2)
+    jump = quad.jumps(lower, it.points, q1.dtype)
+    moment = generalized_moment(it, upper, jump, q1, q2, defect)
+    return it.weight_variance * a1 * a2 * jnp.sqrt(q1 * q2) ** order * moment
 
 
 def variance_map(
-    activation: quad.Activation,
+    layer: Given,
     variance: ArrayLike,
     /,
-    *,
-    weight_variance: ArrayLike | None = None,
-    bias_variance: ArrayLike = 0.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Float[Array, "*batch"]:
     """V(q) = sigma_w^2 E f(sqrt(q) Z)^2 + sigma_b^2: the variance after a wide layer.
 
     Args:
-        activation: A name, or an elementwise callable.
+        layer: A `Layer`, or the activation of one.
         variance: q > 0, of any shape.
-        weight_variance: sigma_w^2 > 0, the weights' variance times the fan-in; by default the
-            squared gain 1/E f(Z)^2, which makes q = 1 a fixed point.
-        bias_variance: sigma_b^2 >= 0.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece.
 
     Returns:
         V(q), of the shape of ``variance``; its slope is by ``jax.grad``.
@@ -176,32 +92,26 @@ def variance_map(
         ValueError: A variance out of its range.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> float(variance_map(lambda x: jnp.maximum(x, 0.0), 3.0, weight_variance=2.0).round(5))
+        >>> from jaxact import theory
+        >>> layer = theory.Layer("relu", weight_variance=2.0)
+        >>> float(variance_map(layer, 3.0).round(5))
         3.0
 
     Reference:
         Poole et al. 2016, "Exponential expressivity in deep neural networks through transient
         chaos", eq. 3.
     """
-    it = layer(activation, weight_variance, bias_variance, breakpoints, nodes, variance)
-    q = quad.as_positive("variance", variance, it.dtype)
-
-    def one(q: Array, sigma2: Array, bias2: Array) -> Array:
-        return sigma2 * second_moment(it.function, it.points, q, it.nodes) + bias2
-
-    return quad.over(one, q, it.weight_variance, it.bias_variance)
+    it = resolve(layer, variance)
+    return _over(it, next_variance, quad.as_positive("variance", variance, it.dtype))
 
 
 def dual_kernel(
-    activation: quad.Activation,
+    layer: Given,
     c: ArrayLike,
     /,
     *,
     variance: ArrayLike = 1.0,
     other_variance: ArrayLike | None = None,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Float[Array, "*batch"]:
     """E f(X) f(Y) for a centred Gaussian pair of variances q1, q2 and correlation c.
 
@@ -209,12 +119,10 @@ def dual_kernel(
     them, so that kinks cost no accuracy and c may approach 1 (see the page on theory).
 
     Args:
-        activation: A name, or an elementwise callable.
+        layer: A `Layer`, or the activation of one.
         c: Correlation in [-1, 1], of any shape; all arguments broadcast.
         variance: q1 > 0.
         other_variance: q2 > 0, by default q1.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece, in each direction.
 
     Returns:
         The kernel. Its derivative with respect to c is not defined by AD at c = -1 and 1, where 0
@@ -227,40 +135,29 @@ def dual_kernel(
         Daniely, Frostig & Singer 2016, "Toward deeper understanding of neural networks", def. 4.
     """
     other = variance if other_variance is None else other_variance
-    it = layer(activation, 1.0, 0.0, breakpoints, nodes, c, variance, other)
+    it = resolve(layer, c, variance, other)
     q1 = quad.as_positive("variance", variance, it.dtype)
     q2 = quad.as_positive("other_variance", other, it.dtype)
     defect = 1 - quad.as_within("c", c, -1.0, 1.0, it.dtype)
 
-    def one(defect: Array, q1: Array, q2: Array) -> Array:
-        return pair_moment(it.function, it.points, q1, q2, defect, it.nodes)
-
-    return quad.over(one, defect, q1, q2)
+    return quad.over(lambda *q: pair_moment(it, *q), q1, q2, defect)
 
 
 def correlation_map(
-    activation: quad.Activation,
+    layer: Given,
     c: ArrayLike,
     /,
     *,
     variance: ArrayLike = 1.0,
     other_variance: ArrayLike | None = None,
-    weight_variance: ArrayLike | None = None,
-    bias_variance: ArrayLike = 0.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Float[Array, "*batch"]:
     """C(c) = (sigma_w^2 E f(X) f(Y) + sigma_b^2) / sqrt(V(q1) V(q2)): the next layer's correlation.
 
     Args:
-        activation: A name, or an elementwise callable.
+        layer: A `Layer`, or the activation of one.
         c: Correlation in [-1, 1], of any shape; all arguments broadcast.
         variance: q1 > 0.
         other_variance: q2 > 0, by default q1.
-        weight_variance: sigma_w^2 > 0, by default 1/E f(Z)^2; without a bias it cancels.
-        bias_variance: sigma_b^2 >= 0.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece, in each direction.
 
     Returns:
         C(c). For correlations within 1e-3 of 1 use ``correlation_defect``, which keeps the digits
@@ -278,23 +175,18 @@ def correlation_map(
         Poole et al. 2016, eq. 5 and 6; Schoenholz et al. 2017, "Deep information propagation".
     """
     other = variance if other_variance is None else other_variance
-    values = (c, variance, other)
-    it = layer(activation, weight_variance, bias_variance, breakpoints, nodes, *values)
+    it = resolve(layer, c, variance, other)
     defect = 1 - quad.as_within("c", c, -1.0, 1.0, it.dtype)
     return 1 - _over_defects(it, defect, variance, other, defect_map)
 
 
 def correlation_defect(
-    activation: quad.Activation,
+    layer: Given,
     defect: ArrayLike,
     /,
     *,
     variance: ArrayLike = 1.0,
     other_variance: ArrayLike | None = None,
-    weight_variance: ArrayLike | None = None,
-    bias_variance: ArrayLike = 0.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Float[Array, "*batch"]:
     """1 - C(1 - d), the correlation map for correlations near 1, without cancellation.
 
@@ -302,14 +194,10 @@ def correlation_defect(
     to a few parts in 1e4 at d = 1e-6, where 1 - C(c) has one digit.
 
     Args:
-        activation: A name, or an elementwise callable.
+        layer: A `Layer`, or the activation of one.
         defect: d = 1 - c in [0, 2], of any shape; all arguments broadcast.
         variance: q1 > 0.
         other_variance: q2 > 0, by default q1.
-        weight_variance: sigma_w^2 > 0, by default 1/E f(Z)^2.
-        bias_variance: sigma_b^2 >= 0.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece, in each direction.
 
     Returns:
         1 - C(1 - d).
@@ -318,37 +206,28 @@ def correlation_defect(
         ValueError: d outside [0, 2], a variance out of its range.
     """
     other = variance if other_variance is None else other_variance
-    values = (defect, variance, other)
-    it = layer(activation, weight_variance, bias_variance, breakpoints, nodes, *values)
+    it = resolve(layer, defect, variance, other)
     d = quad.as_within("defect", defect, 0.0, 2.0, it.dtype)
     return _over_defects(it, d, variance, other, defect_map)
 
 
 def correlation_slope(
-    activation: quad.Activation,
+    layer: Given,
     c: ArrayLike,
     /,
     *,
     variance: ArrayLike = 1.0,
     other_variance: ArrayLike | None = None,
-    weight_variance: ArrayLike | None = None,
-    bias_variance: ArrayLike = 0.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Float[Array, "*batch"]:
     """C'(c) = sigma_w^2 sqrt(q1 q2) E f'(X) f'(Y) / sqrt(V(q1) V(q2)), at c = 1 included.
 
     By Price's theorem; a jump of f enters f' as a point mass, and makes C'(1) infinite.
 
     Args:
-        activation: A name, or an elementwise callable.
+        layer: A `Layer`, or the activation of one.
         c: Correlation in [-1, 1], of any shape; all arguments broadcast.
         variance: q1 > 0.
         other_variance: q2 > 0, by default q1.
-        weight_variance: sigma_w^2 > 0, by default 1/E f(Z)^2; without a bias it cancels.
-        bias_variance: sigma_b^2 >= 0.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece, in each direction.
 
     Returns:
         C'(c). At c = 1 and a fixed point of V it is chi_1 of Schoenholz et al. 2017.
@@ -359,37 +238,26 @@ def correlation_slope(
     Reference:
         Price 1958; Poole et al. 2016, eq. 9; Schoenholz et al. 2017, eq. 9.
     """
-    return _slope(
-        1, activation, c, variance, other_variance, weight_variance, bias_variance, breakpoints,
-        nodes,
-    )  # fmt: skip
+    return _slope(1, layer, c, variance, other_variance)
 
 
 def correlation_curvature(
-    activation: quad.Activation,
+    layer: Given,
     c: ArrayLike,
     /,
     *,
     variance: ArrayLike = 1.0,
     other_variance: ArrayLike | None = None,
-    weight_variance: ArrayLike | None = None,
-    bias_variance: ArrayLike = 0.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Float[Array, "*batch"]:
     """C''(c) = sigma_w^2 q1 q2 E f''(X) f''(Y) / sqrt(V(q1) V(q2)), for a continuous f.
 
     A kink of f enters f'' as a point mass, and makes C''(1) infinite, as for the rectifier.
 
     Args:
-        activation: A name, or an elementwise callable, continuous.
+        layer: A `Layer`, or the activation of one, continuous.
         c: Correlation in [-1, 1], of any shape; all arguments broadcast.
         variance: q1 > 0.
         other_variance: q2 > 0, by default q1.
-        weight_variance: sigma_w^2 > 0, by default 1/E f(Z)^2; without a bias it cancels.
-        bias_variance: sigma_b^2 >= 0.
-        breakpoints: Where a callable has a kink.
-        nodes: Nodes a piece, in each direction.
 
     Returns:
         C''(c).
@@ -397,18 +265,12 @@ def correlation_curvature(
     Raises:
         ValueError: c outside [-1, 1], a variance out of its range.
     """
-    return _slope(
-        2, activation, c, variance, other_variance, weight_variance, bias_variance, breakpoints,
-        nodes,
-    )  # fmt: skip
+    return _slope(2, layer, c, variance, other_variance)
 
 
-def _slope(
-    order, activation, c, variance, other, weight_variance, bias_variance, breakpoints, nodes
-):
+def _slope(order: int, layer: Given, c: ArrayLike, variance: ArrayLike, other: ArrayLike | None):
     other = variance if other is None else other
-    values = (c, variance, other)
-    it = layer(activation, weight_variance, bias_variance, breakpoints, nodes, *values)
+    it = resolve(layer, c, variance, other)
     defect = 1 - quad.as_within("c", c, -1.0, 1.0, it.dtype)
 
     def derivative(*arguments):
@@ -417,11 +279,16 @@ def _slope(
     return _over_defects(it, defect, variance, other, derivative)
 
 
-def _over_defects(it: Layer, defect: Array, variance, other, function) -> Array:
+def _over_defects(it: Resolved, defect: Array, variance, other, function) -> Array:
     q1 = quad.as_positive("variance", variance, it.dtype)
     q2 = quad.as_positive("other_variance", other, it.dtype)
+    return _over(it, function, defect, q1, q2)
 
-    def one(defect, q1, q2, sigma2, bias2):
-        return function(it.function, it.points, defect, q1, q2, sigma2, bias2, it.nodes)
 
-    return quad.over(one, defect, q1, q2, it.weight_variance, it.bias_variance)
+def _over(it: Resolved, function, *arguments: Array) -> Array:
+    """``function(it, *arguments)`` where these and the layer's variances broadcast."""
+
+    def one(sigma2: Array, bias2: Array, *arguments: Array) -> Array:
+        return function(it._replace(weight_variance=sigma2, bias_variance=bias2), *arguments)
+
+    return quad.over(one, it.weight_variance, it.bias_variance, *arguments)

@@ -9,7 +9,6 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy.special import digamma
 
 from jaxact.theory import _quadrature as quad
 
@@ -50,6 +49,8 @@ def newman_exponents(n: int, /, *, variance: ArrayLike = 1.0) -> Float[Array, " 
     n = check_count("n", n)
     dtype = quad.scalar_dtype(variance)
     sigma2 = quad.as_positive("variance", variance, dtype)
+    from scipy.special import digamma  # slow to import
+
     standard = (digamma((n - np.arange(n)) / 2) - np.log(n / 2)) / 2
     return jnp.log(sigma2) / 2 + jnp.asarray(standard, dtype)
 

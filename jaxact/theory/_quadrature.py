@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxact import activations
+from jaxact._compat import enable_x64
 
 RANGE = 10.0  # the normal tail beyond it weighs 2e-23
 LAYER = 8.0  # beyond it a conditional Gaussian no longer sees a kink: 1e-15
@@ -209,7 +210,7 @@ def in_float64_if_static(
     """Evaluate in float64 at trace time what no array enters: constants are then rounded once."""
     if not isinstance(activation, str) or not isinstance(value, int | float) or custom:
         return solve()
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+    with jax.ensure_compile_time_eval(), enable_x64(True):
         result = jax.tree.map(np.asarray, solve())
     dtype = jnp.zeros(()).dtype
     return jax.tree.map(lambda v: jnp.asarray(v, dtype), result)

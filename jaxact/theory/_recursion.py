@@ -1,6 +1,5 @@
 """Depth recursions of plain and residual networks in the limit of infinite width."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,53 +7,102 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxact.theory import _maps as maps
+from jaxact import wiring as wirings
 from jaxact.theory import _products as products
 from jaxact.theory import _quadrature as quad
-
-PLACEMENTS = ("plain", "none", "post", "pre")
-WEIGHTS = ("gaussian", "orthogonal")
+from jaxact.theory._layer import Given, Resolved, pair_moment, resolve, second_moment, slope_moment
+from jaxact.wiring import Wiring
 
 # f'^2 at two depths of one unit: as many quadratures as pairs of layers, so fewer nodes
 _HISTORY_NODES = 24
 
 
-def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse what is not one of the allowed names."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+def covered(wiring: str | Wiring, /) -> bool:
+    """Whether mean-field theory has equations for a wiring.
+
+    It has for branches of the form W a(h), of the stream or its norm, with or without a norm after
+    the branch or the addition, and for every fixed factor of branch or stream. It has none where
+    the activation follows the addition, so that the stream is not Gaussian, or scales are learned.
+
+    Args:
+        wiring: A `jaxact.wiring.Wiring`, or the word of one.
+
+    Example:
+        >>> covered("post"), covered("original")
+        (True, False)
+    """
+    found = wirings.get(wiring)
+    placement, skip = found.placement, found.skip
+    fixed = skip.learned is None and not skip.predicts
+    return placement.sublayers and fixed and not placement.dual
+
+
+def scaled(it: Resolved, wiring: str | Wiring, branch_scale: ArrayLike, depth: int) -> "Scales":
+    """The wiring with its scales at a depth; refuses those without a theory."""
+    found = wirings.get(wiring)
+    if not covered(found):
+        words = ", ".join(word for word in wirings.names() if covered(word))
+        raise ValueError(f"wiring must be one with a theory, such as {words}; got {found.name!r}")
+    a = quad.as_positive("branch_scale", branch_scale, it.dtype) * found.skip.factor(depth)
+    stream = found.placement.stream_scale(depth) ** 2 if found.skip.added else 0.0
+    weight = found.placement.weight_scale(depth) ** 2
+    return Scales(found, jnp.square(a), stream, it.weight_variance * weight)
+
+
+class Scales(NamedTuple):
+    """A wiring at a depth: squares of the branch's and the stream's scale, and sigma_w^2.
+
+    The stream's is 0 where there is no skip.
+    """
+
+    wiring: Wiring
+    branch: Array
+    stream: float
+    weight_variance: Array
 
 
 class Variances(NamedTuple):
-    """Of one layer: the argument of f, its E f^2, the sum before a norm, and what follows.
+    """Of one layer: the argument of f, what is passed on, and how the Jacobian grows.
 
     Attributes:
         argument: v, the variance of what f takes.
-        moment: E f^2.
-        sum: u, before the norm.
         output: q'.
-        scale: u where the layer divides by its root, else 1.
-        tau: a^2 sigma_w^2, over the q that a norm before the branch divides by.
+        kept: the stream's share of the sum before a norm, 0 without a skip.
+        gained: a^2 sigma_w^2 over that sum.
+        local: a^2 E f^2 over what the layer divides by.
+        scale: what the layer divides by, over the square of the stream's scale.
+        tau: a^2 sigma_w^2 over the q that a norm before the branch divides by, likewise.
     """
 
     argument: Array
-    moment: Array
-    sum: Array
     output: Array
+    kept: Array
+    gained: Array
+    local: Array
     scale: Array
     tau: Array
 
 
-def variances(it: maps.Layer, a2: Array, placement: str, q: Array) -> Variances:
+def variances(it: Resolved, at: Scales, q: Array) -> Variances:
     """What a layer makes of the variance q."""
     one = jnp.ones((), it.dtype)
-    v = one if placement == "pre" else q
-    moment = maps.second_moment(it.function, it.points, v, it.nodes)
-    skip = 0.0 if placement == "plain" else 1.0
-    u = skip * q + a2 * (it.weight_variance * moment + it.bias_variance)
-    scale = u if placement == "post" else one
-    tau = a2 * it.weight_variance / (q if placement == "pre" else one)
-    return Variances(v, moment, u, one if placement == "post" else u, scale, tau)
+    placement = at.wiring.placement
+    v = one if placement.norm_first else q
+    moment = second_moment(it, v)
+    branch = at.weight_variance * moment + it.bias_variance
+    a2 = at.branch / (branch if placement.norm_last else one)
+    u = at.stream * q + a2 * branch
+    divided = u if placement.norm_after else one
+    stream = at.stream or 1.0
+    return Variances(
+        argument=v,
+        output=one if placement.norm_after else u,
+        kept=at.stream * q / u,
+        gained=a2 * at.weight_variance / u,
+        local=a2 * moment / divided,
+        scale=divided / stream,
+        tau=a2 * at.weight_variance / (q if placement.norm_first else one) / stream,
+    )
 
 
 class MeanField(NamedTuple):
@@ -79,49 +127,89 @@ class _History(NamedTuple):
     constant: Array
 
 
+def _shared_state(
+    it: Resolved, history: _History, layer: Array, argument: Array, growth: Array
+) -> Array:
+    """E f'(h_k)^2 f'(h_l)^2 of one unit, for each k below the layer l; else 0."""
+    slope = quad.derivative(it.function)
+
+    def squared_slope(x: Array) -> Array:
+        return jnp.square(slope(x))
+
+    squared = it._replace(function=squared_slope, nodes=min(it.nodes, _HISTORY_NODES))
+
+    def pair(before: tuple[Array, Array, Array]) -> Array:
+        known, q, log_growth = before
+        square = jnp.exp(jnp.minimum(log_growth - growth, 0))
+        defect = -jnp.expm1(jnp.minimum(log_growth - growth, 0) / 2)
+        defect = jnp.where(known & (square < 1), defect, 0)
+        moment = pair_moment(squared, jnp.where(known, q, argument), argument, defect)
+        return jnp.where(known, moment, 0)
+
+    earlier = jnp.arange(len(history.argument)) < layer
+    return lax.map(pair, (earlier, history.argument, history.log_growth), batch_size=16)
+
+
+def _with_layer(
+    it: Resolved, history: _History, layer: Array, at: Variances, growth: Array, skip: float
+) -> tuple[_History, Array]:
+    """The history with one layer more, and what that multiplies the mean squared value by.
+
+    X = W D, over the scale of the stream, has E X A X^T = tau tr(D^2 A) I.
+    """
+    v, tau = at.argument, at.tau
+    mu_1, mu_2 = slope_moment(it, v, 2), slope_moment(it, v, 4)
+    rate = skip + tau * mu_1
+    shared = jnp.zeros((), it.dtype)
+    if skip:
+        shared = jnp.sum(history.weight * _shared_state(it, history, layer, v, growth))
+    mean_shared = shared + history.constant * mu_1
+    both = mu_2 + 2 * mu_1 * mean_shared
+    if it.orthogonal:
+        both = both - mu_1**2
+    weight = skip * history.weight / rate
+    constant = skip * (history.constant / rate + tau * mean_shared / rate**2)
+    history = _History(
+        history.argument.at[layer].set(v),
+        history.log_growth.at[layer].set(growth),
+        history.squared.at[layer].set(mu_1),
+        weight.at[layer].set(skip * tau / rate**2),
+        constant + tau**2 * both / rate**2 / 2,
+    )
+    return history, rate
+
+
 def mean_field(
-    activation: quad.Activation,
+    layer: Given,
     depth: int,
     /,
     *,
-    placement: str = "plain",
-    weights: str = "gaussian",
-    weight_variance: ArrayLike | None = None,
-    bias_variance: ArrayLike = 0.0,
+    wiring: str | Wiring = "plain",
     branch_scale: ArrayLike = 1.0,
     variance: ArrayLike = 1.0,
     correlation: ArrayLike = 0.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> MeanField:
     """Variance, correlation, Jacobian spectrum and gradient norms of a wide random network.
 
-    With F(h) = W f(h) + b, fan-in times the variance of W equal to sigma_w^2, and a branch scale a:
+    Of every `covered` wiring of one-layer blocks, with F(h) = W f(h) + b and fan-in times the
+    variance of W equal to sigma_w^2: plain (Poole 2016, Schoenholz 2017, Pennington 2017),
+    norm_free (Yang & Schoenholz 2017), scaled (Hayou 2021), pre and post (Xiong 2020), and norms
+    after the branch. `jaxact.wiring` prints their equations.
 
-    ======== ===============================  =================================================
-    plain    h' = a F(h)                      Poole 2016, Schoenholz 2017, Pennington 2017
-    none     h' = h + a F(h)                  Yang & Schoenholz 2017
-    post     h' = norm(h + a F(h))            He 2016 (figure 4b), Xiong 2020
-    pre      h' = h + a F(norm(h))            He 2016, Xiong 2020
-    ======== ===============================  =================================================
-
-    norm divides by the root mean square over the units (RMS or layer norm; the mean over units
+    A norm divides by the root mean square over the units (RMS or layer norm; the mean over units
     vanishes in the limit). The equations are on the page on theory. All quantities come from one
     ``lax.scan``; in residual networks the dispersion needs E f'^2 f'^2 of every pair of layers,
     since a skip keeps a unit's state from layer to layer: cost depth^2.
 
     Args:
-        activation: A name, or an elementwise callable, continuous.
+        layer: A `Layer`, or the activation of one, continuous.
         depth: Number of layers, at least 1.
-        placement: Where the norm is: see the table.
-        weights: Entries "gaussian", or "orthogonal" (Haar) matrices times sigma_w.
-        weight_variance: sigma_w^2 > 0, by default the squared gain 1/E f(Z)^2.
-        bias_variance: sigma_b^2 >= 0.
-        branch_scale: a > 0, for instance ``depth ** -0.5``.
-        variance: q_0 > 0, of the input. With "post" the input is taken as normalized: give 1.
+        wiring: A word of `jaxact.wiring.get`, or a `jaxact.wiring.Wiring`; a plain network is
+            seen at its pre-activations.
+        branch_scale: A further factor of the branch, > 0.
+        variance: q_0 > 0, of the input. With a norm after the addition the input is taken as
+            normalized: give 1.
         correlation: c_0 in [-1, 1], of two inputs of variance q_0.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece of the quadratures.
 
     Returns:
         ``MeanField``, whose fields start at the input (index 0): ``variance`` q_l;
@@ -133,81 +221,34 @@ def mean_field(
         norm the variance overflows where it doubles beyond the range of the dtype.
 
     Raises:
-        ValueError: ``placement`` or ``weights`` unknown, ``depth`` below 1, a value out of range.
+        ValueError: The wiring has no theory, ``depth`` below 1, a value out of range.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> relu = lambda x: jnp.maximum(x, 0.0)
-        >>> print([f"{q:.2f}" for q in mean_field(relu, 3, placement="pre").variance])
+        >>> print([f"{q:.2f}" for q in mean_field("relu", 3, wiring="pre").variance])
         ['1.00', '2.00', '3.00', '4.00']
     """
-    check_choice("placement", placement, PLACEMENTS)
-    check_choice("weights", weights, WEIGHTS)
     depth = products.check_count("depth", depth)
-    values = (variance, correlation, branch_scale)
-    it = maps.layer(activation, weight_variance, bias_variance, breakpoints, nodes, *values)
-    a2 = jnp.square(quad.as_positive("branch_scale", branch_scale, it.dtype))
+    it = resolve(layer, variance, correlation, branch_scale)
+    scales = scaled(it, wiring, branch_scale, depth)
     q0 = quad.as_positive("variance", variance, it.dtype)
     d0 = 1 - quad.as_within("correlation", correlation, -1.0, 1.0, it.dtype)
-    skip = 0.0 if placement == "plain" else 1.0
+    skip = float(scales.wiring.skip.added)
     zeros = jnp.zeros(depth, it.dtype)
-    slope = quad.derivative(it.function)
-
-    def squared_slope(x: Array) -> Array:
-        return jnp.square(slope(x))
-
-    def shared_state(history: _History, layer: Array, argument: Array, growth: Array) -> Array:
-        """E f'(h_k)^2 f'(h_l)^2 of one unit, for each k below the layer l; else 0."""
-        earlier = jnp.arange(depth) < layer
-
-        def pair(before: tuple[Array, Array, Array]) -> Array:
-            known, q, log_growth = before
-            square = jnp.exp(jnp.minimum(log_growth - growth, 0))
-            defect = -jnp.expm1(jnp.minimum(log_growth - growth, 0) / 2)
-            defect = jnp.where(known & (square < 1), defect, 0)
-            nodes = min(it.nodes, _HISTORY_NODES)
-            moment = maps.pair_moment(
-                squared_slope, it.points, jnp.where(known, q, argument), argument, defect, nodes
-            )
-            return jnp.where(known, moment, 0)
-
-        return lax.map(pair, (earlier, history.argument, history.log_growth), batch_size=16)
 
     def step(carry, layer: Array):
         q, d, log_m, growth, history = carry
-        v, moment, u, q_next, scale, tau = variances(it, a2, placement, q)
-        mu_1 = maps.slope_moment(it.function, it.points, v, it.nodes, 2)
-        mu_2 = maps.slope_moment(it.function, it.points, v, it.nodes, 4)
-        x1, x2, w = quad.pair_nodes(it.points, v, v, d, it.nodes)
+        at = variances(it, scales, q)
+        x1, x2, w = quad.pair_nodes(it.points, at.argument, at.argument, d, it.nodes)
         apart = jnp.sum(w * jnp.square(it.function(x1) - it.function(x2))) / 2
-        d_next = (skip * q * d + a2 * it.weight_variance * apart) / u
-        # X = W D with E X A X^T = tau tr(D^2 A) I
-        chi = tau * mu_1
-        rate = skip + chi
-        if skip:
-            shared = jnp.sum(history.weight * shared_state(history, layer, v, growth))
-        else:
-            shared = zeros[0]
-        mean_shared = shared + history.constant * mu_1
-        both = mu_2 + 2 * mu_1 * mean_shared
-        if weights == "orthogonal":
-            both = both - mu_1**2
-        weight = skip * history.weight / rate
-        weight = weight.at[layer].set(skip * tau / rate**2)
-        constant = skip * (history.constant / rate + tau * mean_shared / rate**2)
-        history = _History(
-            history.argument.at[layer].set(v),
-            history.log_growth.at[layer].set(growth),
-            history.squared.at[layer].set(mu_1),
-            weight,
-            constant + tau**2 * both / rate**2 / 2,
-        )
+        d_next = at.kept * d + at.gained * apart
+        history, rate = _with_layer(it, history, layer, at, growth, skip)
         dispersion = 2 * (jnp.sum(history.weight * history.squared) + history.constant)
-        log_rate = jnp.log(rate / scale)
-        growth = growth + jnp.log(u / q)
-        carry = (q_next, d_next, log_m + log_rate, growth, history)
-        local = jnp.log(a2 * moment / scale)
-        return carry, (q_next, d_next, log_m + log_rate, dispersion, log_rate, local)
+        log_rate = jnp.log(rate / at.scale)
+        # correlation of a unit with itself before: what the stream keeps, and nothing without one
+        growth = growth - jnp.log(at.kept if skip else 1.0)
+        carry = (at.output, d_next, log_m + log_rate, growth, history)
+        by_depth = (at.output, d_next, log_m + log_rate, dispersion, log_rate, jnp.log(at.local))
+        return carry, by_depth
 
     history = _History(zeros + 1, zeros, zeros, zeros, zeros[0])
     start = (q0, jnp.asarray(d0), zeros[0], zeros[0], history)

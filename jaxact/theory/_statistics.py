@@ -1,7 +1,6 @@
 """Statistics of one activation under a Gaussian input."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxact.theory import _quadrature as quad
+from jaxact.theory._layer import Given, as_layer
 
 
 class Moments(NamedTuple):
@@ -23,12 +23,10 @@ class Moments(NamedTuple):
 
 
 def moments(
-    activation: quad.Activation,
+    layer: Given,
     /,
     *,
     variance: ArrayLike = 1.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Moments:
     """E f(X), E f(X)^2 and Var f(X) for X ~ N(0, variance).
 
@@ -36,10 +34,8 @@ def moments(
     each piece is integrated by Gauss-Legendre: 1e-14 at 64 nodes a piece.
 
     Args:
-        activation: A name, or an elementwise callable.
+        layer: An activation, or a `Layer` of one: only its activation counts.
         variance: q > 0, of any shape.
-        breakpoints: Where a callable is not smooth; a traced array is differentiated through.
-        nodes: Nodes a piece. Raise it for a function that oscillates within one standard deviation.
 
     Returns:
         ``Moments(mean, second_moment, variance)``, each of the shape of ``variance``; its dtype if
@@ -54,30 +50,28 @@ def moments(
         >>> print(f"{m.mean:.6f} {m.second_moment:.6f} {m.variance:.6f}")
         0.398942 0.500000 0.340845
     """
-    function, points = quad.resolve(activation, breakpoints)
-    nodes = quad.check_nodes(nodes)
+    layer = as_layer(layer)
+    function, points = quad.resolve(layer.activation, layer.breakpoints)
     q = quad.as_positive("variance", variance, quad.scalar_dtype(variance))
 
     def one(q: ArrayLike) -> Moments:
         dtype = quad.scalar_dtype(q)
-        x, w = quad.line_nodes(points, q, nodes, dtype)
+        x, w = quad.line_nodes(points, q, layer.nodes, dtype)
         y = function(x)
         mean = quad.total(y, w)
         centred = y.astype(dtype) - mean
         return Moments(mean, quad.total(y * y, w), quad.total(centred * centred, w))
 
     if isinstance(variance, int | float):
-        return quad.in_float64_if_static(lambda: one(variance), activation, variance)
+        return quad.in_float64_if_static(lambda: one(variance), layer.activation, variance)
     return quad.over(one, q)
 
 
 def gain(
-    activation: quad.Activation,
+    layer: Given,
     /,
     *,
     variance: ArrayLike = 1.0,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Float[Array, "*batch"]:
     """sqrt(q / E f(X)^2), X ~ N(0, q): the gain that keeps the second moment q of a layer.
 
@@ -85,10 +79,8 @@ def gain(
     V(q) = gain^2 E f(sqrt(q) Z)^2 have the fixed point q.
 
     Args:
-        activation: A name, or an elementwise callable.
+        layer: An activation, or a `Layer` of one: only its activation counts.
         variance: q > 0, of any shape.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece.
 
     Returns:
         The gain, of the shape of ``variance``; infinite where f vanishes.
@@ -105,9 +97,7 @@ def gain(
         He et al. 2015, "Delving Deep into Rectifiers", eq. 10, for the rectifier.
     """
     dtype = quad.scalar_dtype(variance)
-    second = moments(
-        activation, variance=variance, breakpoints=breakpoints, nodes=nodes
-    ).second_moment
+    second = moments(layer, variance=variance).second_moment
     return jnp.sqrt(jnp.asarray(variance).astype(dtype) / second)
 
 
@@ -127,22 +117,18 @@ class Statistics(NamedTuple):
 
 
 def statistics(
-    activation: quad.Activation,
+    layer: Given,
     /,
     *,
     variance: ArrayLike = 1.0,
     tolerance: float = 0.01,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
-    nodes: int = quad.NODES,
 ) -> Statistics:
     """The moments of f and f' under N(0, variance), and the shares of flat input.
 
     Args:
-        activation: A name, or an elementwise callable.
+        layer: An activation, or a `Layer` of one: only its activation counts.
         variance: q > 0, a scalar.
         tolerance: |f'| up to which an input counts as saturated.
-        breakpoints: Where a callable is not smooth.
-        nodes: Nodes a piece.
 
     Returns:
         ``Statistics``: ``mean`` E f, ``second_moment`` E f^2, ``variance``, ``gain``
@@ -159,11 +145,12 @@ def statistics(
         >>> print(f"{s.squared_slope:.3f} {s.dead_fraction:.3f} {s.lipschitz:.3f}")
         0.500 0.500 1.000
     """
-    function, points = quad.resolve(activation, breakpoints)
+    layer = as_layer(layer)
+    function, points = quad.resolve(layer.activation, layer.breakpoints)
     dtype = quad.scalar_dtype(variance)
     q = quad.as_positive("variance", variance, dtype)
-    m = moments(activation, variance=variance, breakpoints=breakpoints, nodes=nodes)
-    x, w = quad.line_nodes(points, q, nodes, dtype)
+    m = moments(layer, variance=variance)
+    x, w = quad.line_nodes(points, q, layer.nodes, dtype)
     slope = quad.derivative(function)(x)
     return Statistics(
         *m,
@@ -171,14 +158,14 @@ def statistics(
         quad.total(slope, w),
         quad.total(slope**2, w),
         quad.total(slope**4, w),
-        flat_fraction(activation, variance=variance, tolerance=0.0),
-        flat_fraction(activation, variance=variance, tolerance=tolerance),
-        lipschitz_constant(activation, breakpoints=breakpoints, dtype=dtype),
+        flat_fraction(layer, variance=variance, tolerance=0.0),
+        flat_fraction(layer, variance=variance, tolerance=tolerance),
+        lipschitz_constant(layer, dtype=dtype),
     )
 
 
 def flat_fraction(
-    activation: quad.Activation,
+    layer: Given,
     /,
     *,
     tolerance: float = 0.0,
@@ -190,7 +177,7 @@ def flat_fraction(
     bisected, so that narrower islands may be missed. Not differentiable.
 
     Args:
-        activation: A name, or an elementwise callable.
+        layer: An activation, or a `Layer` of one: only its activation counts.
         tolerance: The largest |f'| that counts as flat, >= 0.
         variance: q > 0, a scalar.
 
@@ -202,7 +189,7 @@ def flat_fraction(
     """
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be non-negative, got {tolerance!r}")
-    function, _ = quad.resolve(activation)
+    function, _ = quad.resolve(as_layer(layer).activation)
     dtype = quad.scalar_dtype(variance)
     scale = jnp.sqrt(quad.as_positive("variance", variance, dtype))
     slope = quad.derivative(function)
@@ -229,10 +216,9 @@ def flat_fraction(
 
 
 def lipschitz_constant(
-    activation: quad.Activation,
+    layer: Given,
     /,
     *,
-    breakpoints: Sequence[ArrayLike] | ArrayLike = (),
     dtype: jax.typing.DTypeLike | None = None,
 ) -> Float[Array, ""]:
     """The supremum of |f'|, searched on a grid and refined by golden section about its best point.
@@ -242,8 +228,7 @@ def lipschitz_constant(
     an interval below 0.01 needs that point among ``breakpoints``.
 
     Args:
-        activation: A name, or an elementwise callable.
-        breakpoints: Points to look at from both sides.
+        layer: An activation, or a `Layer` of one: only its activation counts.
         dtype: Of the search; JAX's default float if None.
 
     Returns:
@@ -254,7 +239,8 @@ def lipschitz_constant(
         >>> print(f"{lipschitz_constant(jnp.tanh):.6f}")
         1.000000
     """
-    function, points = quad.resolve(activation, breakpoints)
+    layer = as_layer(layer)
+    function, points = quad.resolve(layer.activation, layer.breakpoints)
     dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
     slope = quad.derivative(function)
 

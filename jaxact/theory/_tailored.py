@@ -241,7 +241,8 @@ def tailor_dks(
     Returns:
         ``Tailored``: ``activations.tailored`` applies it. ``residual`` is the largest error of the
         slope conditions over psi - 1: far from 0 if no solution was found, as for the rectifier,
-        which lacks a degree of freedom. Differentiable once in ``slope`` and the network.
+        which lacks a degree of freedom (the ``dks`` package drops Q'(1) = 1 for it, and returns
+        other parameters). Differentiable once in ``slope`` and the network.
 
     Raises:
         ValueError: ``slope`` at most 1, or ``network`` below 1.

@@ -1,5 +1,6 @@
 """Data and the optax training loop: pure functions of parameters and arrays."""
 
+from jaxact.training import _needs as _needs
 from jaxact.training._augment import Augment as Augment
 from jaxact.training._augment import compose as compose
 from jaxact.training._augment import flip as flip
@@ -7,6 +8,7 @@ from jaxact.training._augment import pad_crop as pad_crop
 from jaxact.training._augment import random_resized_crop as random_resized_crop
 from jaxact.training._checkpoint import Checkpoints as Checkpoints
 from jaxact.training._cifar import is_cifar as is_cifar
+from jaxact.training._data import DATASETS as DATASETS
 from jaxact.training._data import Dataset as Dataset
 from jaxact.training._data import load as load
 from jaxact.training._evaluate import Score as Score
@@ -18,27 +20,22 @@ from jaxact.training._feed import ArrayFeed as ArrayFeed
 from jaxact.training._feed import Feed as Feed
 from jaxact.training._flax import Functional as Functional
 from jaxact.training._flax import functional as functional
-from jaxact.training._folder import Files as Files
-from jaxact.training._folder import FileSource as FileSource
-from jaxact.training._folder import ImageFolder as ImageFolder
 from jaxact.training._folder import image_folder as image_folder
-from jaxact.training._follow import Followed as Followed
-from jaxact.training._follow import follow as follow
-from jaxact.training._follow import log_steps as log_steps
 from jaxact.training._images import ImageFeed as ImageFeed
 from jaxact.training._images import ImageSource as ImageSource
 from jaxact.training._images import image_batches as image_batches
 from jaxact.training._images import standardize as standardize
 from jaxact.training._log import JsonLines as JsonLines
 from jaxact.training._log import Row as Row
-from jaxact.training._log import TensorBoard as TensorBoard
 from jaxact.training._log import read_log as read_log
+from jaxact.training._log import scalars as scalars
 from jaxact.training._log import tee as tee
 from jaxact.training._loop import Fit as Fit
 from jaxact.training._loop import accuracy as accuracy
 from jaxact.training._loop import batch_order as batch_order
 from jaxact.training._loop import cross_entropy as cross_entropy
 from jaxact.training._loop import fit as fit
+from jaxact.training._loop import log_steps as log_steps
 from jaxact.training._mesh import local as local
 from jaxact.training._mesh import place as place
 from jaxact.training._optimizer import OPTIMIZERS as OPTIMIZERS
@@ -46,7 +43,7 @@ from jaxact.training._optimizer import SCHEDULES as SCHEDULES
 from jaxact.training._optimizer import decay_mask as decay_mask
 from jaxact.training._optimizer import optimizer as optimizer
 from jaxact.training._optimizer import schedule as schedule
-from jaxact.training._records import HubDataset as HubDataset
+from jaxact.training._records import Images as Images
 from jaxact.training._records import RecordSource as RecordSource
 from jaxact.training._records import hub_dataset as hub_dataset
 from jaxact.training._step import Apply as Apply

@@ -1,6 +1,7 @@
 """Checkpoints of a training state, by orbax: written in the background, whole or absent."""
 
 import pathlib
+import warnings
 from typing import Any
 
 import jax
@@ -65,25 +66,40 @@ class Checkpoints:
         Args:
           like: a state of the same run, such as `init` gives; only its structure, shapes and dtypes
             are used.
-          step: of the checkpoint; the newest by default.
+          step: of the checkpoint; by default the newest that can be read: those after it, which
+            are damaged, are renamed to end in ``.corrupt``, with a warning.
 
         Returns:
           The state.
 
         Raises:
-          ValueError: if there is no such checkpoint, or it holds another network or optimizer.
+          ValueError: if there is no such checkpoint, it is damaged, or it holds another network or
+            optimizer.
         """
-        step = self.latest() if step is None else step
-        if step is None or step not in self._manager.all_steps():
+        steps = self._manager.all_steps()
+        if not steps or step not in (None, *steps):
             raise ValueError(
                 f"{self._folder} holds no checkpoint{'' if step is None else f' {step}'}"
             )
         wanted = jax.tree.map(_abstract, _named(like))
-        saved = self._manager.item_metadata(step)
-        _same_leaves(
-            self._folder / str(step), {k: (v.shape, v.dtype) for k, v in saved.items()}, wanted
-        )
-        found: Any = self._manager.restore(step, args=self._args.StandardRestore(wanted))
+        for tried in sorted(steps, reverse=True) if step is None else [step]:
+            place = self._folder / str(tried)
+            try:
+                saved = self._manager.item_metadata(tried)
+                kinds = {k: (v.shape, v.dtype) for k, v in saved.items()}
+            except (ValueError, OSError, AttributeError):
+                kinds = {}
+            if kinds:
+                _same_leaves(place, kinds, wanted)
+            try:
+                found: Any = self._manager.restore(tried, args=self._args.StandardRestore(wanted))
+                break
+            except (ValueError, OSError, KeyError) as error:
+                if step is not None or tried == min(steps):
+                    raise ValueError(f"checkpoint {place} is damaged") from error
+            warnings.warn(f"checkpoint {place} is damaged; an earlier one is taken", stacklevel=2)
+            place.rename(place.with_name(f"{tried}.corrupt"))
+            self._manager.reload()
         leaves, structure = jax.tree_util.tree_flatten_with_path(like)
         restored = [
             jax.random.wrap_key_data(found[_name(path)], impl=jax.random.key_impl(leaf))

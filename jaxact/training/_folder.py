@@ -1,50 +1,30 @@
-"""A folder of images: its files by class, and each of them decoded."""
+"""A folder of images: its files by class."""
 
-import operator
 import pathlib
-from typing import NamedTuple, SupportsIndex
+from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
-from jaxact.training._images import fit_image
+from jaxact.training._records import Images, RecordSource
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
 
 
-class Files(NamedTuple):
-    """Image files and the index of each one's class."""
-
-    paths: tuple[pathlib.Path, ...]
-    labels: tuple[int, ...]
-
-
-class ImageFolder(NamedTuple):
-    """The files of a data set.
-
-    Attributes:
-      train: training files.
-      test: test files.
-      classes: names of the classes, in the order of their labels.
-    """
-
-    train: Files
-    test: Files
-    classes: tuple[str, ...]
-
-
-def image_folder(path: pathlib.Path, /, *, test_share: float = 0.2, seed: int = 0) -> ImageFolder:
-    """Lists a folder of images.
+def image_folder(
+    path: pathlib.Path, /, *, size: int, test_share: float = 0.2, seed: int = 0
+) -> Images:
+    """A folder of images.
 
     Args:
       path: of a folder that holds either a folder for each class, or ``train`` and one of ``test``,
         ``val`` and ``validation``, each of which holds a folder for each class. Images may lie at
         any depth in their class's folder.
+      size: pixels a side, as in `RecordSource`.
       test_share: the share of each class that is held out where the folder is not split.
       seed: of that split.
 
     Returns:
-      The files, sorted by class and path.
+      The images, sorted by class and path; the records hold paths.
 
     Raises:
       ValueError: if there is no such folder, fewer than two classes, or a class without images.
@@ -66,47 +46,27 @@ def image_folder(path: pathlib.Path, /, *, test_share: float = 0.2, seed: int = 
                 f"dataset {path} must have the same classes in train and {held[0].name}; "
                 f"{sorted(set(classes) ^ set(others))} are in one only"
             )
-        return ImageFolder(_files(path / "train", classes), _files(held[0], classes), classes)
+        train, test = _files(path / "train", classes), _files(held[0], classes)
+        return _images(train, test, classes, size)
     classes = _classes(path)
     files = _files(path, classes)
     try:
+        from sklearn.model_selection import train_test_split  # slow to import
+
         train, test = train_test_split(
-            np.arange(len(files.paths)),
+            np.arange(len(files)),
             test_size=test_share,
             random_state=seed,
-            stratify=files.labels,
+            stratify=[record["label"] for record in files],
         )
     except ValueError as error:
         raise ValueError(f"dataset {path} cannot be split: {error}") from error
-    return ImageFolder(_some(files, np.sort(train)), _some(files, np.sort(test)), classes)
+    held_in, held_out = ([files[i] for i in np.sort(part)] for part in (train, test))
+    return _images(held_in, held_out, classes, size)
 
 
-class FileSource:
-    """Image files by index, decoded: `grain`'s protocol of a random access source.
-
-    An item is an 8-bit RGB image (size, size, 3) and its label. The image's shorter side is scaled
-    to ``size``, and the middle is cut out.
-
-    Args:
-      files: image files.
-      size: pixels a side.
-    """
-
-    def __init__(self, files: Files, /, *, size: int):
-        self._files = files
-        self._size = size
-
-    def __len__(self) -> int:
-        return len(self._files.paths)
-
-    def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, np.int32]:
-        """The image and the label at ``index``."""
-        from PIL import Image
-
-        number = operator.index(index)
-        with Image.open(self._files.paths[number]) as image:
-            image.draft("RGB", (self._size, self._size))  # JPEGs decode at a fraction of their size
-            return fit_image(image, self._size), np.int32(self._files.labels[number])
+def _images(train: Any, test: Any, classes: tuple[str, ...], size: int) -> Images:
+    return Images(RecordSource(train, size=size), RecordSource(test, size=size), classes)
 
 
 def _classes(path: pathlib.Path) -> tuple[str, ...]:
@@ -119,17 +79,11 @@ def _classes(path: pathlib.Path) -> tuple[str, ...]:
     return names
 
 
-def _files(path: pathlib.Path, classes: tuple[str, ...]) -> Files:
-    paths: list[pathlib.Path] = []
-    labels: list[int] = []
+def _files(path: pathlib.Path, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
     for label, name in enumerate(classes):
         found = sorted(p for p in (path / name).rglob("*") if p.suffix.lower() in SUFFIXES)
         if not found:
             raise ValueError(f"dataset {path}: class {name} has no image ({', '.join(SUFFIXES)})")
-        paths += found
-        labels += [label] * len(found)
-    return Files(tuple(paths), tuple(labels))
-
-
-def _some(files: Files, index: np.ndarray) -> Files:
-    return Files(*(tuple(column[i] for i in index) for column in files))
+        records += [{"image": file, "label": label} for file in found]
+    return records

@@ -44,7 +44,7 @@ class ImageFeed:
         """Makes the feed.
 
         Args:
-          source: training images, such as a `FileSource` or a `RecordSource`.
+          source: training images, such as a `RecordSource`.
           batch_size: images a batch, at most as many as there are.
           seed: of the order.
           share: ``(index, count)``: of every batch, the process with that index among ``count``
@@ -108,7 +108,7 @@ def image_batches(
     """Batches of images in order, each once; the last may be smaller.
 
     Args:
-      source: images, such as a `FileSource` or a `RecordSource`.
+      source: images, such as a `RecordSource`.
       batch_size: images a batch, at least 1.
       threads: that read images.
 

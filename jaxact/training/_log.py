@@ -1,15 +1,16 @@
-"""Metrics as lines of JSON, and in TensorBoard."""
+"""Metrics as lines of JSON, and as single numbers for other writers."""
 
 import json
 import math
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+
+from jaxact.io import write_whole
 
 Row = Mapping[str, Any]
 
@@ -37,7 +38,7 @@ class JsonLines:
             kept = b"".join(
                 line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= after
             )
-        _replace(path, kept)
+        write_whole(path, kept)
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
 
     def __enter__(self) -> "JsonLines":
@@ -74,53 +75,32 @@ def read_log(path: pathlib.Path, /) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
-class TensorBoard:
-    """Event files for TensorBoard, written by tensorboardX (``pip install 'jaxact[train]'``)."""
+def scalars(writer: Any, /) -> Callable[[Row], None]:
+    """A sink of rows for whatever takes single numbers, such as a writer of TensorBoard's events.
 
-    def __init__(self, folder: pathlib.Path, /, *, after: int | None = None):
-        """Opens the folder.
+    Args:
+      writer: with a method ``add_scalar(name, value, step)``.
 
-        Args:
-          folder: of the event files.
-          after: the step from which the run goes on: what was written of later ones is hidden.
+    Returns:
+      A function of a row, which adds a scalar for each number and for each entry of an array.
+    """
 
-        Raises:
-          ModuleNotFoundError: if tensorboardX is not installed.
-        """
-        from tensorboardX import SummaryWriter  # optional
-
-        purge = 0 if after is None else after + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge)
-
-    def __enter__(self) -> "TensorBoard":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._writer.close()
-
-    def __call__(self, row: Row, /) -> None:
-        """Adds one row: a scalar for each number, and for each entry of an array.
-
-        Args:
-          row: with ``step``.
-        """
+    def write(row: Row) -> None:
         for name, value in row.items():
             if name == "step" or isinstance(value, str):
                 continue
-            values = np.asarray(value, np.float64)
-            if values.ndim == 0:
-                self._writer.add_scalar(name, float(values), int(row["step"]))
-                continue
-            for index, entry in np.ndenumerate(values):
+            for index, entry in np.ndenumerate(np.asarray(value, np.float64)):
                 place = "_".join(str(i + 1) for i in index)
-                self._writer.add_scalar(f"{name}/{place}", float(entry), int(row["step"]))
+                writer.add_scalar(f"{name}/{place}" if place else name, entry, int(row["step"]))
+
+    return write
 
 
 def tee(sinks: Sequence[Callable[[Row], None]], /) -> Callable[[Row], None]:
     """One sink of rows that passes each to several.
 
     Args:
-      sinks: functions of a row, such as `JsonLines` and `TensorBoard`.
+      sinks: functions of a row, such as `JsonLines` and `scalars`.
 
     Returns:
       A function of a row.
@@ -147,14 +127,3 @@ def _plain(value: Any) -> Any:
         # the shortest decimals that give the same bits, such as 0.1 and not 0.10000000149011612
         array = array.astype(np.float32).astype(str).astype(np.float64)
     return _plain(array.tolist())
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file that is whole or absent at any moment."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)

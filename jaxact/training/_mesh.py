@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from jaxact.training._step import State
@@ -43,6 +43,11 @@ def shardings(state: State, mesh: Mesh, /, *, shard_state: bool) -> PyTree[Named
         return along(mesh, None)
 
     return jax.tree.map(of, state)
+
+
+def untyped(mesh: Mesh) -> Mesh:
+    """The devices of a mesh, their sharding left to the compiler instead of being in types."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
 
 
 def along(mesh: Mesh, axis: int | None) -> NamedSharding:

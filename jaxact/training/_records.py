@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
-from jaxact.training._images import fit_image
+from jaxact.training._images import ImageSource, fit_image
 
 
 @runtime_checkable
@@ -25,15 +25,15 @@ class Records(Protocol):
 class RecordSource:
     """Records by index, decoded: `grain`'s protocol of a random access source.
 
-    An item is an 8-bit RGB image (size, size, 3), scaled and cut as a `FileSource` does it, and its
-    label.
+    An item is an 8-bit RGB image (size, size, 3) and its label. The image's shorter side is scaled
+    to ``size``, and the middle is cut out.
 
     Args:
       records: mappings from column to value by index, such as a ``datasets.Dataset``, what
         ``tfds.data_source`` gives, or a list; another iterable is read whole, once, and kept.
       size: pixels a side.
       image_column: of images: Pillow's, arrays of uint8 (height, width) or
-        (height, width, 1 or 3), or encoded files as bytes or as ``{"bytes": ...}``.
+        (height, width, 1 or 3), or encoded files as paths, as bytes or as ``{"bytes": ...}``.
       label_column: of classes, integers from 0.
 
     Raises:
@@ -56,32 +56,33 @@ class RecordSource:
         image_column: str = "image",
         label_column: str = "label",
     ):
-        self._records = records if isinstance(records, Records) else list(records)
+        self.records = records if isinstance(records, Records) else list(records)
         self._size = size
         self._image = image_column
         self._label = label_column
-        if not len(self._records):
+        if not len(self.records):
             raise ValueError("records must hold at least one; got none")
-        columns = list(self._records[0])
+        columns = list(self.records[0])
         for name, column in (("image_column", image_column), ("label_column", label_column)):
             if column not in columns:
                 raise ValueError(f"{name} must be one of {', '.join(columns)}; got {column!r}")
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, index: SupportsIndex) -> tuple[np.ndarray, np.int32]:
         """The image and the label at ``index``."""
         number = operator.index(index)
-        record = self._records[number]
+        record = self.records[number]
         label = operator.index(record[self._label])
         if label < 0:
             raise ValueError(f"record {number} must have a label of at least 0; got {label}")
-        return fit_image(_opened(record[self._image], number), self._size), np.int32(label)
+        image = _opened(record[self._image], number, self._size)
+        return fit_image(image, self._size), np.int32(label)
 
 
-class HubDataset(NamedTuple):
-    """A data set of Hugging Face, split.
+class Images(NamedTuple):
+    """Images that are decoded when asked for, split.
 
     Attributes:
       train: training images.
@@ -89,8 +90,8 @@ class HubDataset(NamedTuple):
       classes: names of the classes, in the order of their labels.
     """
 
-    train: RecordSource
-    test: RecordSource
+    train: ImageSource
+    test: ImageSource
     classes: tuple[str, ...]
 
 
@@ -102,7 +103,7 @@ def hub_dataset(
     label_column: str | None = None,
     test_share: float = 0.2,
     seed: int = 0,
-) -> HubDataset:
+) -> Images:
     """A labelled image data set through Hugging Face's `datasets`.
 
     It has the split ``train``; the test images are those of ``validation``, else of ``test`` (which
@@ -146,7 +147,7 @@ def hub_dataset(
         train, held = parts["train"], parts["test"]
     columns = {"image_column": images[0], "label_column": label}
     train, held = (RecordSource(split, size=size, **columns) for split in (train, held))
-    return HubDataset(train, held, tuple(kinds[label].names))
+    return Images(train, held, tuple(kinds[label].names))
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -166,10 +167,13 @@ def _load(name: str) -> dict[str, Any]:
     return {str(split): rows for split, rows in found.items()}
 
 
-def _opened(image: Any, number: int) -> Any:
+def _opened(image: Any, number: int, size: int) -> Any:
     """A column's value as a Pillow image."""
     from PIL import Image
 
+    if isinstance(image, pathlib.Path):
+        image = Image.open(image)
+        image.draft("RGB", (size, size))  # JPEGs decode at a fraction of their size
     if isinstance(image, Mapping):
         image = image.get("bytes")
     if isinstance(image, Image.Image):
@@ -182,8 +186,8 @@ def _opened(image: Any, number: int) -> Any:
         if image.ndim == 3 and image.shape[-1] == 1:
             return Image.fromarray(image[..., 0])
     raise ValueError(
-        f"record {number} must have a Pillow image, its bytes, or an array of uint8 (h, w), "
-        f"(h, w, 1) or (h, w, 3); got {_told(image)}"
+        f"record {number} must have a Pillow image, its path or bytes, or an array of uint8 "
+        f"(h, w), (h, w, 1) or (h, w, 3); got {_told(image)}"
     )
 
 

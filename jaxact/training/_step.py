@@ -204,10 +204,7 @@ def step(
     params: Any = optax.apply_updates(state.params, updates)
     rate = np.float32(np.nan) if recipe.learning_rate is None else recipe.learning_rate(state.step)
     metrics = Metrics(
-        loss,
-        accuracy(logits, y),
-        optax.tree.norm(grads),
-        jnp.asarray(rate, jnp.float32),
+        loss, accuracy(logits, y), optax.tree.norm(grads), jnp.asarray(rate, jnp.float32)
     )
     ema = _average(state, recipe.ema_decay, params, stats)
     return State(state.step + 1, state.key, params, stats, opt_state, ema), metrics

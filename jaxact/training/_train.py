@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 from tqdm import tqdm
 
 from jaxact.training import _mesh
@@ -70,12 +70,13 @@ def train(
       checkpoint_every: a multiple of ``log_every``, so that no row spans a checkpoint.
       chunk: the most steps in one compiled call; 1 compiles the step without a loop.
       mesh: devices over which each batch is split along the first axis, which may belong to several
-        processes that all make this call. Batch statistics are those of the whole batch. None for
+        processes that all make this call; its axes auto or explicit (a step is compiled as on auto
+        ones). Batch statistics are those of the whole batch. None for
         one device.
       shard_state: whether the state is split over the mesh as `place` says, instead of replicated:
         each step gathers the parameters, in the recipe's ``compute_dtype``, and spreads the
         gradient. The numbers are the same to rounding.
-      progress: whether to show a progress bar.
+      progress: whether to show a progress bar, where there is a terminal.
 
     Returns:
       The state after the last step.
@@ -113,7 +114,7 @@ def train(
     window: list[dict[str, np.ndarray]] = []
     count = upcoming(done)
     batches = spread(feed.fetch(done, count, chunk))
-    with tqdm(total=steps, initial=done, unit="step", disable=not progress) as bar:
+    with tqdm(total=steps, initial=done, unit="step", disable=None if progress else True) as bar:
         while done < steps:
             state, metrics = advance(state, batches, np.int32(count))
             done += count
@@ -123,14 +124,8 @@ def train(
             window.append({k: np.asarray(v)[:count] for k, v in metrics._asdict().items()})
             bar.update(count)
             if done % log_every == 0 or done == steps:
-                row = _row(done, window)
+                _tell(_row(done, window), emit, bar, log_every)
                 window = []
-                emit(row)
-                bar.set_postfix(loss=f"{row['loss']:.4g}", accuracy=f"{row['accuracy']:.3f}")
-                if not math.isfinite(row["loss"]):
-                    raise FloatingPointError(
-                        f"the loss is {row['loss']} in the {log_every} steps up to {done}"
-                    )
             observe([o for o in observers if done % o.every == 0 or done == steps])
             if checkpoint is not None and (done % saved_every == 0 or done == steps):
                 checkpoint(state)
@@ -144,8 +139,9 @@ def _advance(
     """Compiles ``(state, batches, count) -> (state, metrics)``; the state is donated."""
     split = out = None
     if mesh is not None:
-        split, whole = _mesh.along(mesh, 0), _mesh.along(mesh, None)
-        out = (jax.tree.map(lambda leaf: leaf.sharding, placed), whole)
+        inside = _mesh.untyped(mesh)
+        split, whole = _mesh.along(inside, 0), _mesh.along(inside, None)
+        out = (jax.tree.map(lambda leaf: leaf.sharding, placed), _mesh.along(mesh, None))
         recipe = dataclasses.replace(recipe, apply=_gathered(recipe.apply, whole))
 
     def advance(state: State, batches: Any, count: Any) -> tuple[State, Metrics]:
@@ -168,7 +164,12 @@ def _advance(
         rows = jax.tree.map(lambda m: jnp.zeros((chunk, *m.shape), m.dtype), like)
         return lax.fori_loop(0, count, body, (state, rows))
 
-    return jax.jit(advance, donate_argnums=0, out_shardings=out)
+    run: Any = advance
+    if mesh is not None and out is not None and AxisType.Explicit in mesh.axis_types:
+        rows: list[Any] = [out[1]] * len(Metrics._fields)
+        metrics = Metrics(*rows)
+        run = jax.sharding.auto_axes(advance, out_sharding=(out[0], metrics))
+    return jax.jit(run, donate_argnums=0, out_shardings=out)
 
 
 def _gathered(apply: Apply, whole: Any) -> Apply:
@@ -183,6 +184,16 @@ def _gathered(apply: Apply, whole: Any) -> Apply:
         return apply(params, stats, x, train=train, key=key)
 
     return gathered
+
+
+def _tell(row: Row, emit: Callable[[Row], None], bar: Any, log_every: int) -> None:
+    """Logs a row, and refuses to go on where its loss is not finite."""
+    emit(row)
+    bar.set_postfix(loss=f"{row['loss']:.4g}", accuracy=f"{row['accuracy']:.3f}")
+    if not math.isfinite(row["loss"]):
+        raise FloatingPointError(
+            f"the loss is {row['loss']} in the {log_every} steps up to {row['step']}"
+        )
 
 
 def _row(done: int, window: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:

@@ -46,6 +46,11 @@ def _erf(s):
     return s.erf() if abs(s[0]) < FAR else _constant(1 if s[0] > 0 else -1)
 
 
+def _arcsinh(s, x):
+    a = s if x > 0 else -s
+    return (a + _root(s)).log()
+
+
 def _root(s):
     return (s * s + 1).sqrt()
 
@@ -132,6 +137,18 @@ REFERENCES = {
     "snake": lambda s, x: s + s.sin() * s.sin(),
     "sinc": lambda s, x: s.sin() / s if x else arb_series([1, 0, arb(-1) / 6]),
     "gcu": lambda s, x: s * s.cos(),
+    "gelu_tanh": lambda s, x: s * _sigma(2 * (2 / arb.pi()).sqrt() * (s + arb(0.044715) * s**3)),
+    "exponential": lambda s, x: _exp(s) if x < 1e3 else arb_series([arb("1e400")] * 2),
+    "maxsig": lambda s, x: s if x > 0.65904606840740665 else _sigma(s),
+    "maxtanh": lambda s, x: s if x > 0 else _tanh(s),
+    "minsin": lambda s, x: s.sin() if x > 0 else s,
+    "cosid": lambda s, x: s.cos() - s,
+    "arctid": lambda s, x: s.atan() * s.atan() - s,
+    "sincid": lambda s, x: (s.sin() / s if x else arb_series([1, 0])) + s,
+    "arcsinh_gated": lambda s, x: s * _arcsinh(s, x) * _arcsinh(s, x),
+    "cube": lambda s, x: s * s * s,
+    "step": lambda s, x: _constant(1 if x >= 0 else 0),
+    "sign": lambda s, x: _constant(int(np.sign(x))),
 }
 
 
@@ -207,7 +224,8 @@ def f_of(f, order):
 def ulps(got, truth, dtype):
     """Errors in units in the last place of the true value, no smaller than that of a normal one."""
     limits, (high, low) = np.finfo(dtype), truth
-    size = np.clip(np.abs(high), limits.tiny, limits.max / 2).astype(dtype)
+    largest = np.nextafter(limits.max, limits.dtype.type(0))  # whose neighbour is finite
+    size = np.clip(np.abs(high), limits.tiny, largest).astype(dtype)
     with np.errstate(invalid="ignore"):
         error = np.abs((got.astype(np.float64) - high) - low) / np.spacing(size).astype(np.float64)
     overflow = (np.abs(high) >= float(limits.max)) & np.isinf(got)

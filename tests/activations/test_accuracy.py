@@ -8,20 +8,21 @@ import pytest
 from jaxact import activations
 
 # Below these XLA on CPU flushes a subnormal, of the result or of the exponential in it, to zero.
-FRINGE = {"float32": 3e-36, "float64": 1e-304}
+FRINGE = {"float32": 2.0**-126, "float64": 2.0**-1022}
 
 # Slopes that cross zero infinitely often, as a difference of two terms: there the error is in ulp
-# of the larger term, and of snake, whose slope 1 + sin(2x) touches zero, from |x| = 1e5 on of 1.
+# of the larger term, and of snake and cosid, whose slopes 1 + sin touch zero, of 1 from |x| = 1e5.
 TERMS = {
     "gcu": lambda x: np.maximum(np.abs(np.cos(x)), np.abs(x * np.sin(x))),
     "sinc": lambda x: np.maximum(np.abs(np.cos(x)), 1 / (1 + np.abs(x))) / (1 + np.abs(x)),
     "snake": lambda x: np.where(np.abs(x) < 1e5, 0.0, 1.0),
+    "cosid": lambda x: np.where(np.abs(x) < 1e5, 0.0, 1.0),
 }
 
 
 # What misses the bars of 3 ulp in value and 4 in slope, by how much it was measured to.
-VALUES = {("phish", "float32"): 3.3}
-SLOPES = {("phish", "float32"): 4.4}
+VALUES: dict[tuple[str, str], float] = {}
+SLOPES = {("phish", "float32"): 4.6}
 
 
 def _worst(name, x, got, truth, bar, errors_in_ulps, floor=None):

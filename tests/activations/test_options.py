@@ -44,7 +44,7 @@ def _smelu(s, x, beta):
     return s if x >= beta else _constant(0) if x <= -beta else (s + beta) * (s + beta) / (4 * beta)
 
 
-FRINGE = {"float32": 2e-36, "float64": 1e-304}
+FRINGE = {"float32": 2.0**-126, "float64": 2.0**-1022}
 
 CASES = [
     ("gelu", {"approximate": "tanh"}, lambda s, x: s * _sigma(_cubic(s))),
@@ -123,3 +123,67 @@ def test_options_in_16_bits(name, options):
             unit = np.ldexp(1.0, np.frexp(size)[1] - 1 - limits.nmant)
             error = np.abs(g - w)[inside] / unit
             assert error.max() <= 0.51, (wide[keep][inside][error.argmax()], error.max())
+
+
+RANGES = {
+    "swish": ("beta", -8.0, 8.0),
+    "eswish": ("beta", 0.1, 8.0),
+    "softplus": ("beta", 0.05, 20.0),
+    "elu": ("alpha", -3.0, 3.0),
+    "celu": ("alpha", 0.05, 8.0),
+    "soft_relu": ("limit", 0.5, 60.0),
+    "squareplus": ("b", 0.01, 50.0),
+    "leaky_relu": ("negative_slope", -2.0, 2.0),
+    "relu_n": ("n", 0.1, 9.0),
+    "penalized_tanh": ("a", -2.0, 2.0),
+    "isru": ("alpha", 0.05, 20.0),
+    "isrlu": ("alpha", 0.05, 20.0),
+    "smelu": ("beta", 0.05, 8.0),
+    "shifted_relu": ("shift", -3.0, 3.0),
+    "hard_shrink": ("width", 0.0, 4.0),
+    "soft_shrink": ("width", 0.0, 4.0),
+    "sine": ("omega", 0.1, 30.0),
+    "cosine": ("omega", 0.1, 30.0),
+    "snake": ("a", 0.1, 30.0),
+}
+# Periodic ones as far as float64 knows the angle to 1e-12.
+FURTHEST_ANGLE = {"sine": 1e4, "cosine": 1e4, "snake": 1e4}
+
+
+def _points(draw, c):
+    sizes = np.exp(draw.uniform(np.log(2e-38), np.log(3e38), 6000))
+    here = np.float32(c)
+    parts = [
+        draw.uniform(-20, 20, 6000),
+        draw.uniform(-3, 3, 6000),
+        sizes * draw.choice([-1, 1], 6000),
+        c * (1 + 1e-6 * draw.normal(size=300)),
+        -c * (1 + 1e-6 * draw.normal(size=300)),
+        [here, -here, np.nextafter(here, np.float32(99)), np.nextafter(here, np.float32(-99))],
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_random_options(name, errors_in_ulps):
+    """Dense points in float32, about the option itself too, against float64 (held to 4 above)."""
+    option, low, high = RANGES[name]
+    draw = np.random.default_rng(0)
+    for _ in range(4):
+        c = draw.uniform(low, high) if low <= 0 else np.exp(draw.uniform(*np.log([low, high])))
+        f = functools.partial(getattr(activations, name), **{option: float(c)})
+        x = _points(draw, c)
+        x = x[np.abs(x) < FURTHEST_ANGLE.get(name, np.inf) / np.abs(c)]
+
+        def both(x, f=f):
+            return jax.jvp(f, (x,), (jnp.ones_like(x),))
+
+        found = jax.jit(both)(jnp.asarray(x))
+        with jax.enable_x64(True):
+            truths = [np.asarray(v) for v in jax.jit(both)(jnp.asarray(x, jnp.float64))]
+        for got, want, bar in zip(found, truths, (3.0, 4.0), strict=True):
+            got, truth = np.asarray(got), np.stack([want, np.zeros_like(want)])
+            ulps = errors_in_ulps(got, truth, "float32")
+            flushed = (np.abs(want) < FRINGE["float32"]) & (np.abs(got) <= FRINGE["float32"])
+            bad = ~(ulps <= bar) & ~flushed
+            assert not bad.any(), (c, x[bad][:5], ulps[bad].max(), got[bad][:5], want[bad][:5])

@@ -270,16 +270,18 @@ class TestFeatures:
 
 class TestRanks:
     def test_of_known_spectra(self):
-        found = analysis.matrix_ranks(jnp.diag(jnp.array([2.0, 1.0, 1.0, 0.0])))
+        found = analysis.matrix_measures(jnp.diag(jnp.array([2.0, 1.0, 1.0, 0.0])))
         p = np.array([0.5, 0.25, 0.25])
-        assert float(found.stable_rank) == pytest.approx(6 / 4)
-        assert float(found.effective_rank) == pytest.approx(np.exp(-np.sum(p * np.log(p))))
-        assert int(found.numerical_rank) == 3
-        assert float(found.participation_ratio) == pytest.approx(36 / 18)
+        assert float(found["stable_rank"]) == pytest.approx(6 / 4)
+        assert float(found["effective_rank"]) == pytest.approx(np.exp(-np.sum(p * np.log(p))))
+        assert int(found["numerical_rank"]) == 3
+        assert float(found["participation_ratio"]) == pytest.approx(36 / 18)
 
     def test_zero_matrix(self):
-        found = analysis.matrix_ranks(jnp.zeros((3, 4)))
-        chex.assert_trees_all_equal(jax.tree.map(float, found), analysis.Ranks(0.0, 0.0, 0.0, 0.0))
+        found = analysis.matrix_measures(jnp.zeros((3, 4)))
+        assert {name: float(value) for name, value in found.items()} == dict.fromkeys(
+            analysis.RANKS, 0.0
+        )
 
 
 class TestTable:

@@ -62,7 +62,7 @@ class TestTags:
         chain = analysis.as_chain([("blocks", block, jnp.stack([w, w]), 2)])
         x = jax.random.normal(jax.random.key(0), (50, 2))
         states = analysis.stream(chain, [x[:30], x[30:]])
-        found = analysis.unit_states(states["blocks"].units)
+        found = analysis.range_states(states["blocks"].units)
         assert found.dead.tolist() == [[False, True], [False, True]]
         assert bool(jnp.all(found.switching[:, 0]))
 

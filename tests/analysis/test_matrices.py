@@ -135,9 +135,9 @@ class TestMeasurements:
 
         found = measure(stack)["stable_rank"]
         assert found.object == "weight"
-        assert found.definition == "sum s_i^2 / s_1^2"
+        assert found.definition == "Sum of s_i^2 over s_1^2."
         chex.assert_trees_all_close(
-            found.value, analysis.matrix_ranks(stack).stable_rank, rtol=1e-5
+            found.value, analysis.matrix_measures(stack)["stable_rank"], rtol=1e-5
         )
 
     def test_logarithms_and_infinite_values(self):

@@ -201,11 +201,11 @@ class TestStream:
 
     def test_unit_states(self, network, data):
         states = analysis.stream(network, jnp.split(data, 3), limits=(-1.0, 1.0))
-        first = analysis.unit_states(states["first"].units)
+        first = analysis.range_states(states["first"].units)
         assert first.dead[0].tolist() == [False] * 4 + [True, False]
         assert first.always_on[0].tolist() == [False] * 5 + [True]
         assert first.switching[0].tolist() == [True] * 4 + [False] * 2
-        deep = analysis.unit_states(states["deep"].units)
+        deep = analysis.range_states(states["deep"].units)
         assert deep.saturated[0].tolist() == [True] + [False] * 5
         assert deep.dead[1].tolist() == [False] * 3 + [True] + [False] * 2
         found = analysis.measure_stream(network, states)

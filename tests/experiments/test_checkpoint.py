@@ -1,5 +1,6 @@
 """The study of a checkpoint that jaxact did not make, from the file to the report."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -31,8 +32,69 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(file, tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "out"
-    checkpoint.run(checkpoint.Checkpoint(file, out=out))
+    checkpoint.run(checkpoint.Checkpoint((file,), out=out))
     return out
+
+
+class TestOrder:
+    """Layers in order of depth, whatever order the file has them in."""
+
+    def test_layers_of_two_digits(self, tmp_path):
+        names = ["model.embed_tokens", *(f"model.layers.{i}.mlp.up" for i in range(12)), "lm_head"]
+        arrays = {f"{name}.weight": np.eye(3, dtype=np.float32) for name in names}
+        io.write_safetensors(tmp_path / "model.safetensors", arrays)
+        assert list(io.read_arrays(tmp_path / "model.safetensors")) == list(arrays)
+        np.savez(tmp_path / "model.npz", **dict(sorted(arrays.items())))
+        assert list(io.read_arrays(tmp_path / "model.npz")) == list(arrays)
+
+    def test_convolutional_networks(self, tmp_path):
+        names = ["conv1", "bn1", "layer1.0.conv1", "layer1.10.conv1", "layer2.0.fc", "fc"]
+        arrays = {f"{name}.weight": np.eye(3, dtype=np.float32) for name in names}
+        io.write_safetensors(tmp_path / "model.safetensors", arrays)
+        found = list(io.read_arrays(tmp_path / "model.safetensors"))
+        assert set(found[:2]) == {"conv1.weight", "bn1.weight"}
+        assert found[2:] == list(arrays)[2:]
+
+    def test_a_files_own_order_is_kept(self, tmp_path):
+        arrays = {name: np.eye(2) for name in ("stem", "b10", "b2", "a")}
+        np.savez(tmp_path / "model.npz", **arrays)
+        assert list(io.read_arrays(tmp_path / "model.npz")) == list(arrays)
+
+
+class TestSeveral:
+    """Files of one training run, or two networks, side by side."""
+
+    def test_compared_and_resumed(self, tmp_path, monkeypatch):
+        files = []
+        for step in (1, 2):
+            (tmp_path / f"step{step}").mkdir()
+            files.append(tmp_path / f"step{step}" / "model.safetensors")
+            arrays = {f"layer{i}": np.diag(np.arange(4.0) + step - 1) for i in (1, 2, 10)}
+            io.write_safetensors(files[-1], arrays)
+        config = checkpoint.Checkpoint(
+            tuple(files), measures=("numerical_rank", "effective_rank"), out=tmp_path / "out"
+        )
+        table = checkpoint.run(config)
+        rows = checkpoint.summary(table)
+        assert rows.file.tolist() == ["step1_model"] * 3 + ["step2_model"] * 3
+        assert rows.name.tolist() == ["layer1", "layer2", "layer10"] * 2
+        assert rows.numerical_rank.tolist() == [3, 3, 3, 4, 4, 4]
+        assert {p.stem for p in (tmp_path / "out" / "figures").iterdir()} >= {
+            "compared", "ranks_step1_model", "ranks_step2_model"
+        }  # fmt: skip
+        (tmp_path / "out" / "cells" / "step2_model.parquet").unlink()
+        measured = []
+        real = checkpoint._study._measured
+        monkeypatch.setattr(
+            checkpoint._study, "_measured", lambda *a: measured.append(a) or real(*a)
+        )
+        again = checkpoint.run(dataclasses.replace(config, resume=True))
+        assert len(measured) == 1
+        pd.testing.assert_frame_equal(again, table)
+
+    def test_one_file_twice_is_refused(self, file, tmp_path):
+        with pytest.raises(StudyError, match="files: must differ"):
+            checkpoint.run(checkpoint.Checkpoint((file, file), out=tmp_path / "out"))
 
 
 class TestStudy:
@@ -49,25 +111,28 @@ class TestStudy:
     def test_folder(self, folder):
         names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
         figures = {f"figures/{n}.{k}" for n in ("ranks", "spectra") for k in ("png", "svg")}
-        assert names == {"table.parquet", "manifest.json", "report.html", *figures}
+        cells = {"cells/model.parquet"}
+        files = {"table.parquet", "config.json", "manifest.json", "report.html"}
+        assert names == files | cells | figures
         page = (folder / "report.html").read_text()
         assert "1 output units without incoming weights in 1 of them: conv1.weight (1)" in page
         assert "NaN or infinity in conv2.weight (8 entries)" in page
 
     def test_results_are_not_overwritten_unasked(self, file, folder):
-        with pytest.raises(StudyError, match="pass --overwrite"):
-            checkpoint.run(checkpoint.Checkpoint(file, out=folder))
+        with pytest.raises(StudyError, match="pass --resume"):
+            checkpoint.run(checkpoint.Checkpoint((file,), out=folder))
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"file": pathlib.Path("nothing.pth")}, "file: path must be an existing file"),
+            ({"files": (pathlib.Path("nothing.pth"),)}, "files: path must be an existing file"),
+            ({"files": ()}, "files: must name at least one; got none"),
             ({"match": "["}, r"match: '\[' is no regular expression"),
             ({"match": "bn"}, "matching 'bn': source must hold at least one matrix"),
         ],
     )
     def test_bad_input_is_refused_before_anything_is_written(self, file, tmp_path, change, message):
-        config = checkpoint.Checkpoint(**{"file": file, "out": tmp_path / "out", **change})
+        config = checkpoint.Checkpoint(**{"files": (file,), "out": tmp_path / "out", **change})
         with pytest.raises(StudyError, match=message):
             checkpoint.run(config)
         assert not (tmp_path / "out").exists()
@@ -77,4 +142,4 @@ class TestStudy:
         assert checkpoint.main() == 2
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
-        assert captured.err.startswith("error: file: path must be an existing file")
+        assert captured.err.startswith("error: files: path must be an existing file")

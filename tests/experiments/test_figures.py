@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxact.experiments import StudyError, figures
+from jaxact import wiring
+from jaxact.experiments import StudyError, _plots, figures
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")  # optax's Adam
 
@@ -53,10 +54,10 @@ def test_spread_of_the_jacobian_grows_as_its_law_says(tables):
     """At width 32: plain networks lose most, and a scaled branch least."""
     table = tables["jacobian_law"]
     spread = table[table.quantity == "std_log_singular_value"]
-    wide = spread.pivot_table(index=["placement", "x"], columns="source", values="value")
+    wide = spread.pivot_table(index=["wiring", "x"], columns="source", values="value")
     np.testing.assert_allclose(wide.measured, wide.theory, rtol=0.25)
     last = wide.measured.xs(spread.x.max(), level="x")
-    assert list(last.sort_values().index) == ["scaled", "pre", "none", "post", "plain"]
+    assert list(last.sort_values().index) == ["scaled", "pre", "norm_free", "post", "plain"]
 
 
 @pytest.mark.slow
@@ -66,6 +67,12 @@ def test_wide_scales_lose_the_rank(tables):
     by_scale = rows.sort_values("scale").value.to_numpy()
     assert by_scale[0] > 0.9 * 8
     assert by_scale[-1] < 0.5 * by_scale[0]
+
+
+def test_every_wiring_has_a_look_of_its_own():
+    looks = [_plots.look(word) for word in wiring.names()]
+    assert len({(look["color"], look["fillstyle"]) for look in looks}) == len(looks)
+    assert len({_plots.look(word)["color"] for word in _plots.FIRST}) == len(_plots.FIRST)
 
 
 def test_files(tmp_path):

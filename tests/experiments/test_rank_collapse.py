@@ -17,7 +17,7 @@ from jaxact.experiments.rank_collapse import RankCollapse
 
 TINY = RankCollapse(
     networks=("mlp", "conv"),
-    placements=("plain", "post", "pre"),
+    wirings=("plain", "original", "pre"),
     activations=("relu", "tanh"),
     depths=(3,),
     conv_depths=(2,),
@@ -67,7 +67,9 @@ class TestOutcome:
         }
         figures = {p.stem for p in (folder / "figures").glob("*.png")}
         assert figures == {p.stem for p in (folder / "figures").glob("*.svg")}
-        assert {"mlp_block_product", "mlp_features", "mlp_jacobian", "conv_jacobian"} <= figures
+        assert {
+            f"{of}_effective_rank" for of in ("mlp_block_product", "mlp_features", "conv_jacobian")
+        } <= figures
         assert json.loads((folder / "config.json").read_text())["depths"] == [3]
 
     def test_report_needs_no_network(self, study):
@@ -79,7 +81,7 @@ class TestOutcome:
 
     def test_table_is_complete(self, study):
         _, table = study
-        cells = table[["network", "placement", "depth", "activation"]].drop_duplicates()
+        cells = table[["network", "wiring", "depth", "activation"]].drop_duplicates()
         assert len(cells) == 2 * 3 * 1 * 2
         ranks = table[table.quantity.isin(["stable_rank", "effective_rank", "numerical_rank"])]
         counts = ranks.groupby(["phase", "object", "quantity"], observed=True).size()
@@ -107,7 +109,7 @@ class TestOutcome:
         assert ranks.value.between(1 - 1e-4, most * (1 + 1e-4)).all()
 
     def test_seeds_are_paired(self, study):
-        """A seed's weights are the same whatever the placement, up to the activation's gain."""
+        """A seed's weights are the same whatever the wiring, up to the activation's gain."""
         _, table = study
         weights = table[
             (table.object == "weight")
@@ -137,8 +139,10 @@ class TestRefusals:
             ({"depths": ()}, "depths: must name at least one"),
             ({"seeds": (1, 1)}, "seeds: must not repeat; got 1 1"),
             ({"seeds": (-1,)}, "seeds: must be at least 0; got -1"),
-            ({"placements": ("prenorm",)}, "placements: must be among plain, post, .*'prenorm'"),
+            ({"wirings": ("prenorm",)}, "wirings: wiring must be one of pre, post, .*'prenorm'"),
             ({"networks": ("vit",)}, "networks: must be among mlp, conv; got 'vit'"),
+            ({"measures": ("rank",)}, "measures: must be among stable_rank, .*'rank'"),
+            ({"measures": ("samples",)}, "measures: must be among .*'samples'"),
             ({"norm": "batchnorm"}, "norm: must be among"),
             ({"dataset": "mnist"}, "dataset: .*'mnist'"),
             ({"examples": 1}, "examples: must be at least 2"),
@@ -146,7 +150,7 @@ class TestRefusals:
             ({"batch_size": 0}, "batch_size: must be at least 1"),
             ({"learning_rate": 0.0}, "learning_rate: must be positive"),
             ({"steps": -1}, "steps: must be at least 0"),
-            ({"share": (2, 2)}, "share: must be I N with 0 <= I < N; got 2 2"),
+            ({"share": (2, 2)}, r"share: must be I N with 0 <= I < N; got \(2, 2\)"),
         ],
     )
     def test_bad_values(self, tmp_path, change, message):

@@ -1,12 +1,14 @@
 """A study's folder: files whole or absent, nothing overwritten, nothing finished redone."""
 
+import importlib.metadata
 import json
 import os
 
 import pandas as pd
 import pytest
 
-from jaxact.experiments import Run, StudyError
+from jaxact.experiments import Grid, Run, StudyError, _cli, manifest, run_grid
+from jaxact.experiments._grid import product
 
 CONFIG = {"depths": (1, 2), "norm": "layer"}
 
@@ -27,7 +29,7 @@ def test_cells_come_back_in_the_order_asked_for(tmp_path):
 
 def test_existing_folder_is_not_overwritten(tmp_path):
     Run.open(tmp_path / "study", CONFIG, resume=False)
-    with pytest.raises(StudyError, match=r"is not empty; pass --resume"):
+    with pytest.raises(StudyError, match=r"holds a study; pass --resume"):
         Run.open(tmp_path / "study", CONFIG, resume=False)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("mine")
@@ -75,3 +77,129 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match=r"out: cannot write to .*file/study \(Not a directory\)"):
         Run.open(tmp_path / "file" / "study", CONFIG, resume=False)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match=r"out: must be a folder; .*file is a file"):
+        Run.open(tmp_path / "file", CONFIG, resume=False)
+
+
+def test_resume_where_nothing_is_says_so(tmp_path, capsys):
+    Run.open(tmp_path / "new", CONFIG, resume=True)
+    assert "new to go on with: a new one starts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_damaged_json_is_named(tmp_path, name):
+    Run.open(tmp_path, CONFIG, resume=False)
+    (tmp_path / name).write_text('{"depths": [1')
+    with pytest.raises(StudyError, match=rf"out: .*{name} is damaged"):
+        Run.open(tmp_path, CONFIG, resume=True)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    run = Run.open(tmp_path, CONFIG, resume=False)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxact.experiments._store.write_table", full)
+    with pytest.raises(StudyError, match=r"cannot write cell one \(No space left on device\)"):
+        run.store("one", rows(1.0))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:40] + b"x" * 20 + b[60:]]
+)
+def test_damaged_cells_are_set_aside_and_measured_again(tmp_path, capsys, damage):
+    measured = []
+
+    def measure(cells, prepared):
+        measured.extend(cell["depth"] for cell in cells)
+        return [rows(float(cell["depth"])) for cell in cells]
+
+    grid = Grid(product({"depth": (1, 2, 3)}), ["depth"], lambda cell: f"d{cell['depth']}", measure)
+    run = Run.open(tmp_path, CONFIG, resume=False)
+    with _cli.Progress(3) as bar:
+        assert run_grid(grid, run, bar)
+    path = run.cells / "d2.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    with _cli.Progress(3) as bar:
+        assert run_grid(grid, Run.open(tmp_path, CONFIG, resume=True), bar)
+    assert measured == [1, 2, 3, 2]
+    assert (run.cells / "d2.parquet.corrupt").exists()
+    assert "cell d2 is damaged" in capsys.readouterr().err
+    assert run.table(grid.names).value.tolist()[::2] == [1.0, 2.0, 3.0]
+
+
+def test_manifest_of_a_source_tree_that_is_not_installed(monkeypatch):
+    version = importlib.metadata.version
+
+    def without_jaxact(name):
+        if name == "jaxact":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_jaxact)
+    assert set(manifest()["packages"]) >= {"jaxact", "jax", "flax"}
+
+
+def test_progress_is_a_line_a_cell_where_there_is_no_terminal(capsys):
+    with _cli.Progress(3, done=1) as bar:
+        bar.done("pre-8")
+        bar.done("pre-64")
+    assert capsys.readouterr().err == "pre-8 (2 of 3)\npre-64 (3 of 3)\n"
+
+
+class TestGrid:
+    """The runner: groups, shares, and what is finished."""
+
+    CELLS = product({"depth": (1, 2), "activation": ("relu", "tanh", "gelu")})
+
+    def grid(self, log, fail_at=None):
+        def measure(cells, prepared):
+            for cell in cells:
+                if cell == fail_at:
+                    raise KeyboardInterrupt
+                log.append((prepared, tuple(cell.values())))
+                yield pd.DataFrame({"value": [cell["depth"]], "of": [cell["activation"]]})
+
+        return Grid(
+            self.CELLS,
+            ("depth",),
+            lambda cell: "-".join(map(str, cell.values())),
+            measure,
+            lambda cells: f"{len(cells)} of depth {cells[0]['depth']}",
+        )
+
+    def run(self, grid, folder, **options):
+        run = Run.open(folder, CONFIG, resume=True)
+        with _cli.Progress(len(grid.cells)) as bar:
+            return run_grid(grid, run, bar, **options), run
+
+    def test_groups_are_prepared_once_and_cells_stored_in_order(self, tmp_path):
+        log = []
+        whole, run = self.run(self.grid(log), tmp_path)
+        assert whole
+        assert [prepared for prepared, _ in log] == ["3 of depth 1"] * 3 + ["3 of depth 2"] * 3
+        table = run.table(self.grid([]).names)
+        assert table.value.tolist() == [1, 1, 1, 2, 2, 2]
+        assert table.of.tolist() == ["relu", "tanh", "gelu"] * 2
+
+    def test_what_is_finished_is_not_done_again(self, tmp_path):
+        log = []
+        stop = {"depth": 2, "activation": "tanh"}
+        with pytest.raises(KeyboardInterrupt):
+            self.run(self.grid(log, fail_at=stop), tmp_path)
+        assert len(log) == 4
+        assert self.run(self.grid(log), tmp_path)[0]
+        assert [cell for _, cell in log] == [tuple(cell.values()) for cell in self.CELLS]
+        assert log[-1][0] == "2 of depth 2"
+
+    def test_shares_make_the_whole(self, tmp_path):
+        logs = [[], []]
+        assert not self.run(self.grid(logs[1]), tmp_path, share=(1, 2))[0]
+        assert self.run(self.grid(logs[0]), tmp_path, share=(0, 2))[0]
+        assert {cell[0] for _, cell in logs[0]} == {1}
+        assert {cell[0] for _, cell in logs[1]} == {2}

@@ -20,7 +20,7 @@ def table(tmp_path_factory):
     out = tmp_path_factory.mktemp("deep") / "study"
     config = RankCollapse(
         networks=("mlp",),
-        placements=("plain", "none", "scaled"),
+        wirings=("plain", "norm_free", "scaled"),
         activations=("tanh",),
         depths=(1000,),
         seeds=(0, 1, 2),
@@ -33,11 +33,11 @@ def table(tmp_path_factory):
     return pd.read_parquet(out / "table.parquet")
 
 
-def at_last_block(table, object_, quantity, placement):
+def at_last_block(table, object_, quantity, word):
     rows = table[
         (table.object == object_)
         & (table.quantity == quantity)
-        & (table.placement == placement)
+        & (table.wiring == word)
         & (table.layer == 1000)
     ]
     return rows.value.to_numpy()
@@ -52,11 +52,11 @@ class TestThousandBlocks:
         So a plain network has its energy in one direction to two decimals, while the effective
         rank, which takes the singular values themselves, still sees the second one in some.
         """
-        for placement, energy, values in (("plain", 1.005, 1.5), ("none", 2.0, 4.0)):
-            participation = at_last_block(table, object_, "participation_ratio", placement)
+        for word, energy, values in (("plain", 1.005, 1.5), ("norm_free", 2.0, 4.0)):
+            participation = at_last_block(table, object_, "participation_ratio", word)
             assert len(participation) == 3
-            assert np.all(participation < energy), placement
-            assert np.all(at_last_block(table, object_, "effective_rank", placement) < values)
+            assert np.all(participation < energy), word
+            assert np.all(at_last_block(table, object_, "effective_rank", word) < values)
         assert np.all(at_last_block(table, object_, "participation_ratio", "scaled") > 4)
         assert np.all(at_last_block(table, object_, "effective_rank", "scaled") > 16)
 
@@ -69,7 +69,7 @@ class TestThousandBlocks:
         rows = table[
             (table.object == "block_product")
             & (table.quantity == "log_singular_value")
-            & (table.placement == "plain")
+            & (table.wiring == "plain")
             & (table.layer == 1000)
         ].sort_values("index")
         layers = 1000

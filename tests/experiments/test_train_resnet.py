@@ -1,7 +1,6 @@
 """The training script: its folder, its resumption, and what it refuses."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -10,6 +9,7 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxact import models, training
@@ -48,7 +48,9 @@ def test_folder_of_a_run(tmp_path):
         "metrics.jsonl",
         "summary.json",
         "network.safetensors",
+        "table.parquet",
         "checkpoints",
+        "cells",
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     rows = training.read_log(folder / "metrics.jsonl")
@@ -62,6 +64,14 @@ def test_folder_of_a_run(tmp_path):
     assert found.shape == (3, 4)
     assert np.all((found >= 1) & (found <= 16))
     assert summary["test_accuracy"] == tests[-1]["test_accuracy"]
+    table = pd.read_parquet(folder / "table.parquet")
+    rows = table[(table.quantity == "features/blocks/effective_rank") & (table.step == 12)]
+    assert rows.layer.tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(rows.value, found[-1])
+    assert table[table.quantity == "loss"].layer.eq(0).all()
+    # a run that is finished is not trained again
+    config = _with(folder, ema_decay=0.9, label_smoothing=0.1, resume=True)
+    assert train_resnet.run(config) == summary
     data = training.load("digits", seed=SMALL.seed)
     network = models.load(folder / "network.safetensors")
     x = jnp.asarray(data.test_x.reshape(360, -1))
@@ -73,8 +83,11 @@ def test_folder_of_a_run(tmp_path):
 def test_a_named_network(tmp_path):
     changes = dict(model="wrn_10_1", norm_placement="sandwich", stochastic_depth=0.2)
     changes |= dict(width=None, depth=None, steps=4, batch_size=16, eval_every=4)
-    summary = train_resnet.run(_with(tmp_path / "run", **changes, measure_every=4, ema_decay=0.9))
+    config = _with(tmp_path / "run", **changes, measure_every=4, ema_decay=0.9)
+    told = []
+    summary = train_resnet.run(config, sinks=[told.append])
     rows = training.read_log(tmp_path / "run" / "metrics.jsonl")
+    assert [list(row) for row in rows] == [list(row) for row in told]
     ranks = [row for row in rows if "features/stage2.first/effective_rank" in row]
     assert [row["step"] for row in ranks] == [0, 4]
     assert 1 <= ranks[0]["features/stage2.first/effective_rank"][0] <= 32
@@ -95,7 +108,7 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
         patch.setattr(training.ArrayFeed, "fetch", until)
         with pytest.raises(ConnectionError):
             train_resnet.run(_with(tmp_path / "parts"))
-    with pytest.raises(StudyError, match=r"out: .* holds a run; pass --resume"):
+    with pytest.raises(StudyError, match=r"out: .* holds a study; pass --resume"):
         train_resnet.run(_with(tmp_path / "parts"))
     with pytest.raises(StudyError, match=r"learning_rate: .* 0.002 and cannot be resumed with 0.1"):
         train_resnet.run(_with(tmp_path / "parts", resume=True, learning_rate=0.1))
@@ -108,7 +121,6 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
 def test_a_folder_of_images_in_bfloat16(tmp_path):
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("grain")
-    pytest.importorskip("tensorboardX")
     rng = np.random.default_rng(0)
     for number, name in enumerate(("dark", "light")):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -126,10 +138,8 @@ def test_a_folder_of_images_in_bfloat16(tmp_path):
             flip=True,
             resized_crop=True,
             pad=0,
-            tensorboard=True,
         )
     )
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
     assert summary["test_accuracy"] == 1.0
 
 
@@ -192,6 +202,7 @@ def test_a_dataset_of_hugging_face(tmp_path, monkeypatch):
         (dict(seed=-1), "seed: must be at least 0; got -1"),
         (dict(seed=2**31), r"seed: must be less than 2\*\*31"),
         (dict(checkpoint_every=5), "checkpoint_every: must be a multiple of log_every, 2; got 5"),
+        (dict(measures=("rank",)), "measures: must be among stable_rank, .* got 'rank'"),
         (dict(measure_every=0), "measure_every: must be at least 1; got 0"),
         (dict(devices=7), "devices: must be from 1 to the 1 "),
         (dict(devices=0), "devices: must be at least 1; got 0"),
@@ -204,16 +215,10 @@ def test_what_cannot_run_is_refused_in_one_sentence_and_leaves_nothing(tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(StudyError, match=r"tensorboard: needs tensorboardX; install"):
-        train_resnet.run(_with(tmp_path / "run", tensorboard=True))
-
-
 def test_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     for resume in (False, True):
-        with pytest.raises(StudyError, match=r"out: .* is not empty and holds no run"):
+        with pytest.raises(StudyError, match=r"out: .* is not empty and holds no study"):
             train_resnet.run(_with(tmp_path, resume=resume))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -248,7 +253,7 @@ def test_deep_pre_norm_trains_where_plain_does_not(tmp_path):
     pre = train_resnet.run(config)
     plain = train_resnet.run(
         dataclasses.replace(
-            config, skip="none", norm="none", norm_placement="none", out=tmp_path / "plain"
+            config, skip="plain", norm="none", norm_placement="norm_free", out=tmp_path / "plain"
         )
     )
     print(pre, plain)

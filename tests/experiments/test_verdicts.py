@@ -1,6 +1,7 @@
 """Verdicts: the rule that decides, the measures behind it, and that nothing finished is lost."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -16,10 +17,11 @@ import pytest
 import scipy.special
 from scipy import stats
 
-from jaxact import analysis, spectral
+from jaxact import analysis, spectral, training
 from jaxact.experiments import StudyError, verdicts
+from jaxact.experiments import _networks as networks
+from jaxact.experiments._grid import groups
 from jaxact.experiments.verdicts import Budget, Prediction, Study, Verdicts
-from jaxact.experiments.verdicts import _networks as networks
 from jaxact.experiments.verdicts import _page as pages
 from jaxact.experiments.verdicts import _statistics as statistics
 from jaxact.experiments.verdicts.studies import _flips, _gelu, _identities, _product_rate
@@ -129,7 +131,7 @@ class TestMeasures:
         layers = jax.random.normal(keys[0], (6, 5, 5))
         h = jax.random.normal(keys[1], (5,))
         segment = analysis.Segment("blocks", lambda w, x: jnp.tanh(x @ w), layers, 6)
-        found = networks.participation_by_block(segment, h)
+        found = analysis.participation_by_block(segment, h)
 
         def upto(count):
             def run(x):
@@ -149,16 +151,15 @@ class TestMeasures:
         a = 1e3 * jax.random.normal(jax.random.key(0), shape)
         s = np.linalg.svd(np.asarray(a), compute_uv=False)
         expected = spectral.participation_ratio(jnp.asarray(s)) / 4
-        np.testing.assert_allclose(networks.participation(a), expected, rtol=1e-5)
-        np.testing.assert_array_equal(networks.participation(jnp.zeros((1, 3, 3))), [0])
+        np.testing.assert_allclose(analysis.participation(a), expected, rtol=1e-5)
+        np.testing.assert_array_equal(analysis.participation(jnp.zeros((1, 3, 3))), [0])
 
     def test_flips_are_those_of_all_pairs(self):
         hidden = jax.random.normal(jax.random.key(0), (3, 7, 4))
-        view = networks.View(None, None, None, hidden, None, None)
         on = np.asarray(hidden[1:] > 0)
         pairs = [(i, j) for i in range(7) for j in range(7) if i != j]
         expected = np.mean([on[:, i] != on[:, j] for i, j in pairs], axis=(0, 2))
-        np.testing.assert_allclose(networks.flips(view), expected, rtol=1e-6)
+        np.testing.assert_allclose(analysis.flip_share(hidden[1:]), expected, rtol=1e-6)
 
     def test_lesions_leave_out_one_block(self):
         keys = jax.random.split(jax.random.key(0), 3)
@@ -166,11 +167,12 @@ class TestMeasures:
         y = jnp.array([0, 1, 2, 3, 0])
         chain = analysis.Chain(
             (
+                analysis.Segment("stem", lambda p, h: h, (), None),
                 analysis.Segment("blocks", lambda w, h: h + jnp.tanh(h @ w), layers, 3),
                 analysis.Segment("head", lambda p, h: h, (), None),
             )
         )
-        view = networks.View(chain, x, y, jnp.stack([x] * 4), x, None)
+        view = analysis.view(chain, x, y, loss=training.cross_entropy)
         expected = []
         for left_out in range(3):
             h = x
@@ -178,12 +180,16 @@ class TestMeasures:
                 h = h if i == left_out else h + jnp.tanh(h @ layers[i])
             log_p = scipy.special.log_softmax(np.asarray(h, np.float64), axis=-1)
             expected.append(-log_p[np.arange(5), np.asarray(y)].mean())
-        np.testing.assert_allclose(networks.lesion_loss(view), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            analysis.measure(view, ["lesion_loss"])["lesion_loss"], expected, rtol=1e-5
+        )
 
     def test_orthogonal_weights(self):
-        trials = networks.Trials(networks.Spec("plain", 3, 8, ("relu",)))
+        trials = networks.Trials(networks.Spec("plain", 3, 8, ("relu",)), training.load("digits"))
         chain = analysis.as_chain(trials.network(jnp.asarray(0), jax.random.key(0)))
-        w = networks.weights(_product_rate.orthogonal(chain, jnp.asarray(2.0)))
+        (w,) = analysis.weight_matrices(_product_rate.orthogonal(chain, jnp.asarray(2.0)))[
+            "blocks"
+        ].values()
         np.testing.assert_allclose(w @ jnp.swapaxes(w, -1, -2), [2 * np.eye(8)] * 3, atol=1e-5)
 
     def test_ranks_of_a_layer(self):
@@ -228,7 +234,14 @@ class TestMeasures:
 class TestEffects:
     TABLE = pd.DataFrame(
         [
-            {"quantity": "loss", "seed": seed, "step": step, "rate": rate, "value": value}
+            {
+                "quantity": "loss",
+                "seed": seed,
+                "step": step,
+                "rate": rate,
+                "value": value,
+                "chance": math.log(10),
+            }
             for seed in (0, 1)
             for step, rate, value in (
                 (0, 0.1, 2.0),
@@ -340,7 +353,7 @@ class TestRun:
         assert "**Verdict.** Confirmed." in page
 
     def test_resume_measures_only_what_is_left(self, folder, tmp_path):
-        with pytest.raises(StudyError, match="not empty"):
+        with pytest.raises(StudyError, match="holds a study"):
             _run(folder)
         calls = []
 
@@ -357,6 +370,17 @@ class TestRun:
         assert calls == [1.0, 2.0, 2.0]
         manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
         assert manifest["earlier_commits"] == []
+        stored = pd.read_parquet(folder / "tables" / "toy.parquet")
+        pd.testing.assert_frame_equal(result.table, stored)
+
+    def test_two_processes_share_the_cells(self, folder, tmp_path):
+        out = tmp_path / "run"
+        verdicts.run(Verdicts(preset="quick", claims=(100,), out=out, share=(0, 2)), extra=[TOY])
+        assert not (out / "verdicts.md").exists()
+        assert len(list((out / "cells").iterdir())) == 1
+        (result,) = verdicts.run(
+            Verdicts(preset="quick", claims=(100,), out=out, share=(1, 2)), extra=[TOY]
+        )
         stored = pd.read_parquet(folder / "tables" / "toy.parquet")
         pd.testing.assert_frame_equal(result.table, stored)
 
@@ -403,7 +427,7 @@ class TestStudies:
             assert cells
             files = {study.cell_name(cell) for cell in cells}
             assert len(files) == len(cells)
-            assert sum(len(batch) for batch in study.batches(cells)) == len(cells)
+            assert sum(map(len, groups(cells, study.together))) == len(cells)
             json.dumps(study.protocol(preset))
         assert study.source
         assert study.depends
@@ -423,35 +447,40 @@ def test_numbers_are_short():
 
 @pytest.mark.usefixtures("standard_promotion")
 class TestTrials:
-    SPEC = networks.Spec(
-        "pre",
-        2,
-        8,
-        ("relu", "tanh"),
-        ("loss", "feature_rank", "gradient_norm"),
-        steps=5,
-        examples=32,
-    )
+    SPEC = networks.Spec("pre", 2, 8, ("relu", "tanh"), steps=5, examples=32)
+    NAMES = ("loss", "feature_participation", "gradient_norm", "features/effective_rank")
+
+    def trials(self):
+        observe = functools.partial(lambda names, view: analysis.measure(view, names), self.NAMES)
+        return networks.Trials(self.SPEC, training.load("digits"), observe)
 
     @pytest.mark.slow
     def test_arms_are_those_trained_alone(self):
-        trials = networks.Trials(self.SPEC)
+        trials = self.trials()
         arms = [networks.Arm(1e-3), networks.Arm(1e-2, 3.0, 0.5)]
         both = trials.run("tanh", [4, 7], arms)
         alone = trials.run("tanh", [7], arms[1:])
         assert trials.at == (0, 1, 2, 4, 5)
-        assert both[0]["loss"].shape == (2, 5)
-        assert both[0]["feature_rank"].shape == (2, 5, 2)
-        for name, values in alone[0].items():
-            np.testing.assert_allclose(both[1][name][1], values[0], rtol=1e-3, atol=1e-6)
-        assert not np.allclose(both[0]["loss"][1], both[1]["loss"][1], rtol=1e-3)
+        assert both[0].losses.shape == (2, 5)
+        seen = both[0].observed
+        assert seen["loss"].shape == (2, 5)
+        assert seen["feature_participation"].shape == (2, 5, 2)
+        assert seen["features/effective_rank"].shape == (2, 5, 2)
+        for name, values in alone[0].observed.items():
+            np.testing.assert_allclose(both[1].observed[name][1], values[0], rtol=1e-3, atol=1e-6)
+        other = both[1].observed["loss"][1]
+        assert not np.allclose(seen["loss"][1], other, rtol=1e-3)
 
     @pytest.mark.slow
     def test_devices_share_the_arms(self, tmp_path):
         code = (
             "import sys, jax, numpy as np\n"
-            "from jaxact.experiments.verdicts import _networks as n\n"
-            f"found = n.Trials(n.Spec(*{tuple(self.SPEC)!r})).run('relu', range(3), [n.Arm()])[0]\n"
+            "from jaxact import analysis, training\n"
+            "from jaxact.experiments import _networks as n\n"
+            f"observe = lambda view: analysis.measure(view, {self.NAMES!r})\n"
+            f"t = n.Trials(n.Spec(*{tuple(self.SPEC)!r}), training.load('digits'), observe)\n"
+            "found = t.run('relu', range(3), [n.Arm()])[0].observed\n"
+            "found = {k.replace('/', '_'): v for k, v in found.items()}\n"
             "np.savez(sys.argv[1], devices=jax.device_count(), **found)\n"
         )
         found = []

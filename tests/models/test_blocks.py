@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxact import models
 from jaxact.models._norms import NORMS
-from jaxact.models._wiring import PLACEMENTS
+from jaxact.wiring import PLACEMENTS, SKIPS
 
 WIDTH = 6
 N = 5
@@ -25,35 +25,35 @@ def relu(x):
 # The equations of docs/models.md for two layers, written as in the papers. W and M are the layers
 # and norms as functions; M[-1] is the norm at the branch's end or after the addition.
 EQUATIONS = {
-    "post": lambda x, W, M: relu(x + M[1](W[1](relu(M[0](W[0](x)))))),
-    "post_add": lambda x, W, M: relu(M[-1](x + W[1](relu(M[0](W[0](x)))))),
+    "original": lambda x, W, M: relu(x + M[1](W[1](relu(M[0](W[0](x)))))),
+    "norm_after_addition": lambda x, W, M: relu(M[-1](x + W[1](relu(M[0](W[0](x)))))),
     "pre": lambda x, W, M: x + W[1](relu(M[1](W[0](relu(M[0](x)))))),
     "relu_before_addition": lambda x, W, M: x + relu(M[1](W[1](relu(M[0](W[0](x)))))),
     "relu_only_pre": lambda x, W, M: x + M[1](W[1](relu(M[0](W[0](relu(x)))))),
     "sandwich": lambda x, W, M: x + M[-1](W[1](relu(M[1](W[0](relu(M[0](x))))))),
+    "post": lambda x, W, M: M[-1](x + W[1](relu(W[0](relu(x))))),
     "res_post": lambda x, W, M: x + M[-1](W[1](relu(W[0](relu(x))))),
     # of a network of 3 blocks
     "deepnorm": lambda x, W, M: M[-1](3**0.25 * x + W[1](relu(W[0](relu(x))))),
-    "none": lambda x, W, M: x + W[1](relu(W[0](relu(x)))),
+    "norm_free": lambda x, W, M: x + W[1](relu(W[0](relu(x)))),
 }
 PLAIN = {
-    "post": lambda x, W, M: relu(M[1](W[1](relu(M[0](W[0](x)))))),
+    "original": lambda x, W, M: relu(M[1](W[1](relu(M[0](W[0](x)))))),
     "pre": lambda x, W, M: W[1](relu(M[1](W[0](relu(M[0](x)))))),
     "relu_only_pre": lambda x, W, M: M[1](W[1](relu(M[0](W[0](relu(x)))))),
     "sandwich": lambda x, W, M: M[-1](W[1](relu(M[1](W[0](relu(M[0](x))))))),
     "res_post": lambda x, W, M: M[-1](W[1](relu(W[0](relu(x))))),
-    "none": lambda x, W, M: relu(W[1](relu(W[0](x)))),
+    "norm_free": lambda x, W, M: relu(W[1](relu(W[0](x)))),
 }
 
 
 def make(norm_placement="pre", *, norm=None, width=WIDTH, outputs=WIDTH, block=None, **choices):
-    norm = norm or ("none" if norm_placement == "none" else "batch")
-    wiring = models.Wiring(norm_placement=norm_placement, norm=norm, gain=1.4, **choices)
+    config = models.BlockConfig(norm_placement=norm_placement, norm=norm, gain=1.4, **choices)
     layers = [
         models.Layer(models.Dense, width, outputs),
         models.Layer(models.Dense, outputs, outputs),
     ]
-    return models.Block(layers, wiring, depth=3, rngs=nnx.Rngs(0), **(block or {}))
+    return models.Block(layers, config, depth=3, rngs=nnx.Rngs(0), **(block or {}))
 
 
 def randomize(module, seed=1):
@@ -79,8 +79,7 @@ def layer_function(layer):
 
 
 def functions(block):
-    norms = [*block.norms] + ([] if block.out_norm is None else [block.out_norm])
-    return list(map(layer_function, block.layers)), list(map(norm_function, norms))
+    return list(map(layer_function, block.layers)), list(map(norm_function, block.norms))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +98,7 @@ def test_the_equation_of_every_placement(placement, plain, x):
     equations = PLAIN if plain else EQUATIONS
     if placement not in equations:
         return
-    block = randomize(make(placement, skip="none" if plain else "identity"))
+    block = randomize(make(placement, skip="plain" if plain else "identity"))
     expected = equations[placement](np.asarray(x, np.float64), *functions(block))
     np.testing.assert_allclose(block(x), expected, rtol=2e-4, atol=2e-5)
 
@@ -115,7 +114,7 @@ def test_residual_dual_carries_two_streams(x):
     np.testing.assert_allclose(found[1], dual + branch, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("placement", ["pre", "none"])
+@pytest.mark.parametrize("placement", ["pre", "norm_free"])
 @pytest.mark.parametrize(
     ("skip", "scale"),
     [("scaled", 3**-0.5), (0.25, 0.25), ("rezero", None), ("skipinit", None), ("layerscale", None)],
@@ -135,10 +134,10 @@ def test_scaled_branches(skip, scale, placement, x):
 
 def test_fixup(x):
     """Zhang et al. 2019: a bias before each layer and activation, a multiplier, and its start."""
-    block = make("none", skip="fixup")
+    block = make("norm_free", skip="fixup")
     assert not np.any(block.layers[1].kernel[...])
-    deviation = float(jnp.std(make("none", width=200).layers[0].kernel[...]))
-    scaled = float(jnp.std(make("none", skip="fixup", width=200).layers[0].kernel[...]))
+    deviation = float(jnp.std(make("norm_free", width=200).layers[0].kernel[...]))
+    scaled = float(jnp.std(make("norm_free", skip="fixup", width=200).layers[0].kernel[...]))
     np.testing.assert_allclose(scaled / deviation, 3**-0.5, rtol=1e-5)  # m = 2: L^(-1/2)
     block = randomize(block)
     W, _ = functions(block)
@@ -148,7 +147,7 @@ def test_fixup(x):
 
 
 def test_normalizer_free(x):
-    block = make("none", skip="normalizer_free", block={"beta": 1.7})
+    block = make("norm_free", skip="normalizer_free", block={"beta": 1.7})
     W, _ = functions(block)
     branch = W[1](relu(W[0](relu(np.asarray(x, np.float64) / 1.7))))
     np.testing.assert_allclose(block(x), x + 0.2 * branch, rtol=2e-4, atol=2e-5)
@@ -159,7 +158,7 @@ def test_normalizer_free(x):
 def test_normalizer_free_predicts_the_variance_of_every_block():
     """With scaled standardized weights, Var of the inputs is beta^2 (Brock et al. 2021, sec. 3)."""
     net = models.MLPResNet(
-        256, 2, width=256, depth=12, block_layers=2, norm_placement="none", norm="none",
+        256, 2, width=256, depth=12, block_layers=2, norm_placement="norm_free",
         skip="normalizer_free", weights="scaled_standardized", rngs=nnx.Rngs(0),
     )  # fmt: skip
     x = jax.random.normal(jax.random.key(1), (512, 256))
@@ -173,7 +172,7 @@ def test_normalizer_free_predicts_the_variance_of_every_block():
 
 def test_normalizer_free_shortcut_starts_anew_from_variance_one():
     net = models.ResNet(
-        depths=(1, 1), widths=(32, 64), strides=(1, 2), norm_placement="none", norm="none",
+        depths=(1, 1), widths=(32, 64), strides=(1, 2), norm_placement="norm_free",
         skip="normalizer_free", weights="scaled_standardized", rngs=nnx.Rngs(0),
     )  # fmt: skip
     x = jax.random.normal(jax.random.key(1), (16, 8, 8, 128)) * 1.04**0.5
@@ -194,7 +193,7 @@ class TestStochasticDepth:
 
     def test_needs_a_key_in_training_only(self, x):
         block = make("pre", stochastic_depth=0.5, block={"drop": 0.5})
-        with pytest.raises(ValueError, match="key must be given in training"):
+        with pytest.raises(ValueError, match="key or rngs must be given in training"):
             block(x)
         block.eval()
         assert block(x).shape == x.shape
@@ -212,13 +211,15 @@ class TestStochasticDepth:
 
 
 class TestShortcuts:
-    def conv_block(self, shortcut, placement="post", stride=2, pool=False):
-        wiring = models.Wiring(norm_placement=placement, norm="batch", shortcut=shortcut, gain=1.4)
+    def conv_block(self, shortcut, placement="original", stride=2, pool=False):
+        config = models.BlockConfig(
+            norm_placement=placement, norm="batch", shortcut=shortcut, gain=1.4
+        )
         layers = [
             models.Layer(functools.partial(models.Conv, stride=stride), 3, 5),
             models.Layer(models.Conv, 5, 5),
         ]
-        return models.Block(layers, wiring, depth=1, stride=stride, pool=pool, rngs=nnx.Rngs(0))
+        return models.Block(layers, config, depth=1, stride=stride, pool=pool, rngs=nnx.Rngs(0))
 
     def test_option_a_strides_and_appends_zeros(self, image):
         shortcut = self.conv_block("A").shortcut
@@ -232,10 +233,10 @@ class TestShortcuts:
         h = np.einsum("nhwc,co->nhwo", image[:, ::2, ::2], shortcut.layer.kernel[...][0, 0])
         expected = (h - h.mean((0, 1, 2))) / np.sqrt(h.var((0, 1, 2)) + 1e-5)
         np.testing.assert_allclose(shortcut(image), expected, rtol=1e-3, atol=1e-4)
-        assert make("post").shortcut is None
+        assert make("original").shortcut is None
 
     def test_option_c_projects_everywhere(self):
-        assert make("post", shortcut="C").shortcut.layer.kernel.shape == (WIDTH, WIDTH)
+        assert make("original", shortcut="C").shortcut.layer.kernel.shape == (WIDTH, WIDTH)
 
     def test_resnet_d_averages_before_it_projects(self, image):
         shortcut = self.conv_block("A", pool=True).shortcut
@@ -257,8 +258,8 @@ class TestShortcuts:
 
 CHOICES = {
     "norm_placement": tuple(PLACEMENTS),
-    "norm": ("none", *NORMS, functools.partial(nnx.BatchNorm, momentum=0.5)),
-    "skip": (*models.SKIPS, 0.5),
+    "norm": (None, "none", *NORMS, functools.partial(nnx.BatchNorm, momentum=0.5)),
+    "skip": (*SKIPS, 0.5),
     "shortcut": models.SHORTCUTS,
     "weights": ("plain", "standardized", "scaled_standardized", "spectral"),
     "stochastic_depth": (0.0, 0.5),
@@ -268,7 +269,7 @@ CHOICES = {
 
 def refusal(choices):
     try:
-        models.Wiring(**choices, gain=1.0)
+        models.BlockConfig(**choices, gain=1.0)
     except ValueError as error:
         return str(error)
     return None
@@ -306,8 +307,6 @@ def accepted(names):
     """Accepted combinations of some choices, the others at their defaults."""
     for values in itertools.product(*(CHOICES[name] for name in names)):
         choices = dict(zip(names, values, strict=True))
-        if "norm" not in choices:
-            choices["norm"] = "none" if choices["norm_placement"] == "none" else "batch"
         if refusal(choices) is None:
             yield choices
 
@@ -338,14 +337,14 @@ def test_activation_with_parameters_is_made_anew_at_each_place(x):
             slope = jnp.broadcast_to(self.slope[...], x.shape)
             return jnp.where(x > 0, x, slope * x)
 
-    for placement in ("pre", "post"):
+    for placement in ("pre", "original"):
         block = make(placement, activation=Slope)
         assert len(block.activations) == 2
         gradient = jax.grad(lambda b: jnp.sum(jnp.square(b(x))))(block)
         assert all(np.all(a.slope[...] != 0) for a in gradient.activations)
     # E f(Z)^2 = (1 + 0.25^2) / 2
-    wiring = models.Wiring(activation=Slope)
-    np.testing.assert_allclose(wiring.weight_gain, (2 / (1 + 0.25**2)) ** 0.5, rtol=1e-5)
+    config = models.BlockConfig(activation=Slope)
+    np.testing.assert_allclose(config.weight_gain, (2 / (1 + 0.25**2)) ** 0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +360,7 @@ def test_activation_with_parameters_is_made_anew_at_each_place(x):
 )
 def test_unknown_choices(choices, error, message):
     with pytest.raises(error, match=message):
-        models.Wiring(**choices)
+        models.BlockConfig(**choices)
 
 
 def test_activations_that_change_the_shape_are_refused():

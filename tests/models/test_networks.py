@@ -12,12 +12,13 @@ from jaxact import analysis, models, theory
 WIRINGS = [
     {"norm_placement": "pre"},
     {"norm_placement": "pre", "norm": "rms"},
-    {"norm_placement": "post"},
-    {"norm_placement": "post", "skip": "none"},
+    {"norm_placement": "original"},
+    {"norm_placement": "original", "skip": "plain"},
     {"norm_placement": "pre", "skip": "scaled"},
-    {"norm_placement": "none", "norm": "none"},
-    {"norm_placement": "none", "norm": "none", "skip": "scaled"},
-    {"norm_placement": "none", "norm": "none", "skip": "none"},
+    {"norm_placement": "post"},
+    {"norm_placement": "norm_free"},
+    {"norm_placement": "norm_free", "norm": "none", "skip": "scaled"},
+    {"norm_placement": "norm_free", "skip": "plain"},
 ]
 
 
@@ -54,18 +55,20 @@ def expected(net, x, wiring):
             w = kernel[block]
             if placement == "pre":
                 h = act(layer_norm(h, norm)) @ w
-            elif placement == "post":
+            elif placement == "original":
                 h = layer_norm((act(h) if number else h) @ w, norm)
-            elif skip == "none":
+            elif skip == "plain":
                 h = (act(h) if number else h) @ w
             else:
                 h = act(h) @ w
-        if skip != "none":
+        if skip != "plain":
             h = x + scale * h
-        x = act(h) if placement == "post" or skip == "none" else h
+        if placement == "post":
+            h = layer_norm(h, norm)
+        x = act(h) if placement == "original" or skip == "plain" else h
     if placement == "pre":
         x = layer_norm(x, norm)
-    if placement == "pre" or (placement == "none" and skip != "none"):
+    if placement == "pre" or (placement in ("post", "norm_free") and skip != "plain"):
         x = act(x)
     return x @ np.asarray(net.head.linear.kernel[...], np.float64)
 
@@ -136,9 +139,8 @@ def test_gain_keeps_the_second_moment_of_a_plain_network(activation):
             10,
             width=512,
             depth=3,
-            norm_placement="none",
-            norm="none",
-            skip="none",
+            norm_placement="norm_free",
+            skip="plain",
             activation=activation,
             rngs=nnx.Rngs(key),
         )
@@ -160,11 +162,14 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"norm_placement": "before"}, "norm_placement must be one of post, post_add, pre,"),
-            ({"skip": "dense"}, "skip must be one of identity, .*, none; got 'dense'"),
+            ({"norm_placement": "before"}, "norm_placement must be one of pre, post, original,"),
+            ({"skip": "dense"}, "skip must be one of identity, .*, plain; got 'dense'"),
             ({"norm": "batchnorm"}, "norm must be one of"),
             ({"norm": "none"}, "norm='none' and norm_placement='pre' conflict"),
-            ({"norm_placement": "none"}, "norm='layer' and norm_placement='none' conflict"),
+            (
+                {"norm_placement": "norm_free", "norm": "layer"},
+                "norm='layer' and norm_placement='norm_free'",
+            ),
             ({"depth": 0}, "depth must be at least 1; got 0"),
             ({"width": -1}, "width must be at least 1; got -1"),
             ({"activation": "rleu"}, "rleu"),

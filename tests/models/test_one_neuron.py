@@ -55,7 +55,7 @@ def circle():
 
 def plain(depth):
     return lambda rngs: models.MLPResNet(
-        2, 1, width=2, depth=depth, skip="none", norm="none", norm_placement="none", rngs=rngs
+        2, 1, width=2, depth=depth, skip="plain", norm_placement="norm_free", rngs=rngs
     )
 
 

@@ -223,5 +223,5 @@ def test_files_that_are_no_network(tmp_path):
     del arrays["biases.0"]
     metadata = io.read_metadata(tmp_path / "c.safetensors")
     io.write_safetensors(tmp_path / "d.safetensors", arrays, metadata=metadata)
-    with pytest.raises(ValueError, match=r"differs in \['biases.0'\]"):
+    with pytest.raises(ValueError, match=r"differs in biases\.0"):
         models.load(tmp_path / "d.safetensors")

@@ -15,7 +15,7 @@ SMALL = dict(
     depths=(2, 3), widths=(4, 8), strides=(1, 2), block="basic", stem="cifar", num_classes=3
 )
 NETS = {
-    "post": {},
+    "original": {},
     "pre, option A": dict(norm_placement="pre", shortcut="A", zero_init=False),
     "option C, dropped": dict(shortcut="C", stochastic_depth=0.5),
     "two streams": dict(norm_placement="residual_dual", norm="layer"),
@@ -24,7 +24,7 @@ NETS = {
     ),
     "Res2Net": dict(block="bottleneck", expansion=2, res2net_scale=2, base_width=32),
     "normalizer-free": dict(
-        norm_placement="none", norm="none", skip="normalizer_free", weights="scaled_standardized"
+        norm_placement="norm_free", skip="normalizer_free", weights="scaled_standardized"
     ),
 }
 
@@ -70,11 +70,11 @@ def test_stacked_and_unrolled_give_the_same_numbers(name, x):
 
 def test_scan_off_is_the_unrolled_network(x):
     flat = models.ResNet(**SMALL, scan=False, rngs=nnx.Rngs(0))
-    chex.assert_trees_all_equal(flat, models.unroll(made("post")))
+    chex.assert_trees_all_equal(flat, models.unroll(made("original")))
 
 
 def test_a_pure_call_changes_nothing_and_returns_what_a_stateful_one_changes(x):
-    net = made("post")
+    net = made("original")
     before = jax.tree.map(np.asarray, net)
     out = models.apply(net, x, train=True)
     chex.assert_trees_all_equal(jax.tree.map(np.asarray, net), before)
@@ -88,7 +88,7 @@ def test_a_pure_call_changes_nothing_and_returns_what_a_stateful_one_changes(x):
 
 
 def test_traces_are_input_branch_and_output_of_every_block(x):
-    traces = models.apply(made("post"), x, train=True, trace=True).traces
+    traces = models.apply(made("original"), x, train=True, trace=True).traces
     assert list(traces) == ["stage1", "stage2.first", "stage2"]
     first, rest = traces["stage2.first"], traces["stage2"]
     assert rest.branch.shape == (2, 4, 5, 4, 8)
@@ -99,7 +99,7 @@ def test_traces_are_input_branch_and_output_of_every_block(x):
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "batch"])
-@pytest.mark.parametrize("name", ["post", "two streams"])
+@pytest.mark.parametrize("name", ["original", "two streams"])
 def test_segments_compose_to_the_network(name, train, x):
     net = made(name)
     expected = models.apply(net, x, train=train).logits
@@ -117,7 +117,7 @@ def test_remat_changes_no_gradient(remat, x):
         return jax.grad(lambda net: jnp.sum(jnp.sin(models.apply(net, x, train=True).logits)))(net)
 
     net = models.ResNet(**SMALL, remat=remat, rngs=nnx.Rngs(0))
-    found, expected = jax.jit(lambda: (gradient(net), gradient(made("post"))))()
+    found, expected = jax.jit(lambda: (gradient(net), gradient(made("original"))))()
     chex.assert_trees_all_close(
         jax.tree.leaves(found), jax.tree.leaves(expected), rtol=1e-3, atol=1e-4
     )

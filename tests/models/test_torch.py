@@ -120,12 +120,15 @@ LARGE = [
     ("resnext101_32x8d", "torchvision", "resnext101_32x8d", {}),
     ("resnext101_64x4d", "torchvision", "resnext101_64x4d", {}),
     ("densenet121", "torchvision", "densenet121", {}),
+    ("densenet161", "torchvision", "densenet161", {}),
     ("resnet50c", "timm", "resnet50c", {}),
     ("resnet50d", "timm", "resnet50d", {}),
+    ("seresnet18", "timm", "seresnet18", {}),
     ("seresnet50", "timm", "seresnet50", {}),
     ("seresnext50_32x4d", "timm", "seresnext50_32x4d", {}),
     ("res2net50_26w_4s", "timm", "res2net50_26w_4s", {}),
     ("dpn68", "timm", "dpn68", {}),
+    ("dpn98", "timm", "dpn98", {}),
     ("nf_resnet50", "timm", "nf_resnet50", {"pool_shortcut": True}),
 ]
 
@@ -149,6 +152,27 @@ def test_logits_are_those_of_pytorch(torch_network, theirs, library, name, overr
             np.testing.assert_allclose(back[key], value, rtol=3e-7, err_msg=key, strict=True)
         else:
             np.testing.assert_array_equal(back[key], value, err_msg=key, strict=True)
+
+
+NAMES = "densenet161 densenet169 densenet201 dpn68 dpn92 dpn98 dpn131 seresnet18 seresnet34"
+SHAPES = """
+import json, sys, timm, torch
+for name in sys.argv[1:]:
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    print(json.dumps({k: v.shape for k, v in state.items() if "num_batches" not in k}))
+"""
+
+
+@pytest.mark.slow
+def test_every_array_has_timms_name_and_shape():
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    command = [sys.executable, "-W", "ignore", "-c", SHAPES, *NAMES.split()]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name, line in zip(NAMES.split(), found.splitlines(), strict=True):
+        theirs = {key: np.broadcast_to(np.float32(0), s) for key, s in json.loads(line).items()}
+        models.load_timm(ours(name), theirs)  # refuses what is missing, left over or misshapen
 
 
 def test_training_statistics_are_those_of_pytorch(torch_network):
@@ -263,7 +287,7 @@ def test_without_the_head(tiny):
         (models.load_torchvision, "resnet50d", r"it has no name for stages\.0\.first\.shortcut"),
         (models.load_torchvision, "dpn68", "got a DualPathNet"),
         (models.load_timm, "cifar_revnet38", "got a RevNet"),
-        (models.load_timm, "nf_resnet50", "with norm_placement='none'"),
+        (models.load_timm, "nf_resnet50", "with norm_placement='norm_free'"),
     ],
 )
 def test_networks_without_names(load, name, message):

@@ -146,8 +146,10 @@ def compare(kind, layers, seed, prefixes=None):
     both = []
     for found in (default, refined):
         assert int(found.structural_rank) == len(truth)
-        found = np.asarray(found.log_singular_values, np.float64)
-        both.append(np.abs(found[: len(truth)] - truth))
+        logs, error = (np.asarray(a, np.float64) for a in (found.log_singular_values, found.error))
+        off = np.abs(logs[: len(truth)] - truth)
+        assert np.all(off <= error[: len(truth)])
+        both.append(off)
     return stack[:layers], truth, *both
 
 
@@ -176,14 +178,14 @@ def check_deep(kind, layers, seed, most):
     for name, errors in (("default", default), ("refined", refined)):
         print(f"  {name} {np.sum(errors < 0.01)}, largest error {errors.max():.1e}")
     assert np.sum(default >= 0.01) <= most
-    assert np.max(refined) < 0.01
-    return default
+    assert np.max(refined) < 0.03
+    return default, refined
 
 
 @pytest.mark.slow
 def test_a_nearly_singular_layer_among_a_thousand():
     """One of condition number above 1e7 puts four values of the default form off."""
-    assert np.max(check_deep("Gaussian", 1000, 1, 4)) > 0.01
+    assert np.max(check_deep("Gaussian", 1000, 1, 4)[0]) > 0.01
 
 
 @pytest.mark.slow

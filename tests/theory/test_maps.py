@@ -50,7 +50,9 @@ def test_shifted_kink_against_multiprecision(x64, close):
         layer = 0.7 / c
         cuts = [0.7, 0.7 + s / 4, layer + s, layer + 3 * s, layer + 6 * s, 3, 6, 12]
         exact = mpmath.quad(lambda x: (x - 0.7) * inner(x) * mpmath.npdf(x), sorted(cuts))
-        kernel = theory.dual_kernel(lambda x: jnp.maximum(x - 0.7, 0), c, breakpoints=(0.7,))
+        kernel = theory.dual_kernel(
+            theory.Layer(lambda x: jnp.maximum(x - 0.7, 0), breakpoints=(0.7,)), c
+        )
         close(kernel, float(exact))
 
 
@@ -69,7 +71,7 @@ def test_slope_and_curvature_of_relu(functions, x64, close):
 @pytest.mark.parametrize("name", ["gelu", "selu", "hard_tanh", "tanh"])
 def test_slope_and_curvature_are_derivatives(functions, x64, close, name):
     f, points = functions[name]
-    options = dict(breakpoints=points, variance=1.3)
+    f, options = theory.Layer(f, breakpoints=points), dict(variance=1.3)
     one = jnp.ones(())
     c = jnp.asarray(0.8)
     slope = jax.jvp(lambda c: theory.correlation_map(f, c, **options), (c,), (one,))[1]
@@ -81,8 +83,12 @@ def test_slope_and_curvature_are_derivatives(functions, x64, close, name):
 @pytest.mark.slow
 def test_selu_slope_at_one(functions, x64, close):
     f, points = functions["selu"]
-    close(theory.correlation_slope(f, 1.0, breakpoints=points), 1.071574992, rtol=1e-9)
-    close(theory.statistics(f, breakpoints=points).squared_slope, 1.071574992, rtol=1e-9)
+    close(
+        theory.correlation_slope(theory.Layer(f, breakpoints=points), 1.0), 1.071574992, rtol=1e-9
+    )
+    close(
+        theory.statistics(theory.Layer(f, breakpoints=points)).squared_slope, 1.071574992, rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("enable", [False, True])
@@ -126,12 +132,10 @@ def test_relu_correlations_decay_as_nine_pi_squared_over_two(functions, x64):
 def test_bias_and_variances_enter_the_correlation_map(functions, close, enable):
     with jax.enable_x64(enable):
         value = theory.correlation_map(
-            functions["relu"][0],
+            theory.Layer(functions["relu"][0], weight_variance=1.7, bias_variance=0.3),
             0.4,
             variance=2.0,
             other_variance=0.5,
-            weight_variance=1.7,
-            bias_variance=0.3,
         )
         t = math.acos(0.4)
         kernel = (math.sin(t) + (math.pi - t) * 0.4) / (2 * math.pi)
@@ -142,20 +146,22 @@ def test_bias_and_variances_enter_the_correlation_map(functions, close, enable):
 @pytest.mark.slow
 def test_fixed_points_of_relu(functions, x64, close):
     f, _ = functions["relu"]
-    critical = theory.fixed_point(f, weight_variance=2.0, initial_variance=3.0)
+    critical = theory.fixed_point(theory.Layer(f, weight_variance=2.0), initial_variance=3.0)
     close([critical.variance, critical.correlation, critical.chi_1], [3, 1, 1])
     assert np.isposinf(critical.variance_depth)
     assert np.isposinf(critical.correlation_depth)
-    ordered = theory.fixed_point(f, weight_variance=1.5, bias_variance=0.1)
+    ordered = theory.fixed_point(theory.Layer(f, weight_variance=1.5, bias_variance=0.1))
     close([ordered.variance, ordered.variance_slope, ordered.correlation], [0.4, 0.75, 1])
     close(ordered.correlation_depth, -1 / math.log(0.75))
-    assert np.isposinf(theory.fixed_point(f, weight_variance=3.0).variance)
+    assert np.isposinf(theory.fixed_point(theory.Layer(f, weight_variance=3.0)).variance)
 
 
 def test_fixed_points_of_erf(functions, x64, close):
     """The chaotic phase of erf, whose maps are closed forms (Williams)."""
     f, _ = functions["erf"]
-    point = jax.jit(lambda s: theory.fixed_point(f, weight_variance=s, bias_variance=0.1))(4.0)
+    point = jax.jit(
+        lambda s: theory.fixed_point(theory.Layer(f, weight_variance=s, bias_variance=0.1))
+    )(4.0)
     q = mpmath.findroot(lambda q: 4 * 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q)) + 0.1 - q, 3)
     close(point.variance, float(q))
 
@@ -175,7 +181,7 @@ def test_fixed_points_are_differentiable(functions, x64, close):
     f, _ = functions["erf"]
 
     def correlation(s):
-        return theory.fixed_point(f, weight_variance=s, bias_variance=0.1).correlation
+        return theory.fixed_point(theory.Layer(f, weight_variance=s, bias_variance=0.1)).correlation
 
     h = 1e-4
     difference = (correlation(4 + h) - correlation(4 - h)) / (2 * h)
@@ -184,7 +190,7 @@ def test_fixed_points_are_differentiable(functions, x64, close):
 
 @pytest.mark.slow
 def test_subcritical_tanh_vanishes():
-    point = theory.fixed_point(jnp.tanh, weight_variance=0.8)
+    point = theory.fixed_point(theory.Layer(jnp.tanh, weight_variance=0.8))
     assert point.variance == 0
     np.testing.assert_allclose(point.chi_1, 0.8, rtol=1e-5)
 
@@ -193,7 +199,9 @@ def test_subcritical_tanh_vanishes():
 def test_statistics(functions, x64, close):
     relu = theory.statistics(functions["relu"][0])
     close(relu[3:], [math.sqrt(2), 0.5, 0.5, 0.5, 0.5, 0.5, 1], rtol=1e-12)
-    hard = theory.statistics(functions["hard_tanh"][0], variance=4.0, breakpoints=(-1, 1))
+    hard = theory.statistics(
+        theory.Layer(functions["hard_tanh"][0], breakpoints=(-1, 1)), variance=4.0
+    )
     close(hard.dead_fraction, math.erfc(0.5 / math.sqrt(2)))
     tanh = theory.statistics(jnp.tanh, tolerance=0.19)
     close(tanh.saturated_fraction, math.erfc(math.atanh(0.9) / math.sqrt(2)))

@@ -13,7 +13,7 @@ GELU = (1 / (2 * math.sqrt(math.pi)), 1 / 3 + 1 / (2 * math.pi * math.sqrt(3)))
 
 def test_relu_gain(functions, x64, close):
     f, points = functions["relu"]
-    close(theory.gain(f, breakpoints=points), math.sqrt(2))
+    close(theory.gain(theory.Layer(f, breakpoints=points)), math.sqrt(2))
     close(theory.gain(f, variance=jnp.array([1e-6, 7.0, 1e6])), math.sqrt(2))
 
 
@@ -45,11 +45,11 @@ def test_moments_against_multiprecision(functions, x64, close, name, q):
     cuts = [c for c in cuts if abs(c) <= 12]
     second = mpmath.quad(lambda z: exact(s * z) ** 2 * mpmath.npdf(z), cuts)
     mean = mpmath.quad(lambda z: exact(s * z) * mpmath.npdf(z), cuts)
-    moments = theory.moments(f, variance=jnp.asarray(q), breakpoints=points)
+    moments = theory.moments(theory.Layer(f, breakpoints=points), variance=jnp.asarray(q))
     close(moments.second_moment, float(second))
     close(moments.mean, float(mean), atol=1e-14)
     close(moments.variance, float(second - mean**2), rtol=1e-11)
-    static = theory.moments(f, variance=q, breakpoints=points)
+    static = theory.moments(theory.Layer(f, breakpoints=points), variance=q)
     close(static.second_moment, float(second))
 
 
@@ -67,7 +67,7 @@ def test_gradient_with_respect_to_a_breakpoint(x64, close):
         def f(x):
             return jnp.where(x > b, jnp.ones_like(x), jnp.zeros_like(x))
 
-        return theory.moments(f, breakpoints=b).mean
+        return theory.moments(theory.Layer(f, breakpoints=b)).mean
 
     close(jax.grad(share)(jnp.asarray(0.5)), -math.exp(-0.125) / math.sqrt(2 * math.pi))
 
@@ -77,7 +77,6 @@ def test_gradient_with_respect_to_a_breakpoint(x64, close):
     [
         (dict(variance=-1.0), "variance must be positive, got -1.0"),
         (dict(variance=jnp.array([1.0, 0.0])), "variance must be positive"),
-        (dict(nodes=1), "nodes must be an integer of at least 2, got 1"),
     ],
 )
 def test_bad_values(kwargs, match):
@@ -86,7 +85,7 @@ def test_bad_values(kwargs, match):
 
 
 def test_bad_activation():
-    with pytest.raises(TypeError, match="activation"):
+    with pytest.raises(TypeError, match=r"activation|layer"):
         theory.gain(3.0)
 
 
@@ -102,7 +101,7 @@ def test_constants_of_names_are_rounded_once(name):
 def test_a_name_and_its_function_agree(x64, close):
     close(
         theory.statistics("hard_silu"),
-        theory.statistics(activations.get("hard_silu"), breakpoints=(-3.0, 3.0)),
+        theory.statistics(theory.Layer(activations.get("hard_silu"), breakpoints=(-3.0, 3.0))),
     )
     close(theory.correlation_map("relu", 0.3), 2 * theory.arc_cosine_kernel(0.3))
 

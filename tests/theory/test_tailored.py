@@ -23,7 +23,7 @@ def test_dks_conditions(functions, x64, close, name):
     assert t.residual < 1e-9
     moments = theory.moments(g)
     close(moments[:2], (0, 1), rtol=1e-10, atol=1e-10)
-    slope = jax.grad(lambda q: theory.variance_map(g, q, weight_variance=1.0))(1.0)
+    slope = jax.grad(lambda q: theory.variance_map(theory.Layer(g, weight_variance=1.0), q))(1.0)
     close(slope, 1, rtol=1e-9)
     close(theory.correlation_slope(g, 1.0) ** DEPTH, 1.5, rtol=1e-9)
     close(theory.correlation_map(g, 0.0), 0, atol=1e-10)
@@ -37,7 +37,7 @@ def test_tat_conditions(functions, x64, close, name):
     g = shaped(f, t)
     assert t.residual < 1e-9
     close(theory.moments(g).second_moment, 1, rtol=1e-10)
-    slope = jax.grad(lambda q: theory.variance_map(g, q, weight_variance=1.0))(1.0)
+    slope = jax.grad(lambda q: theory.variance_map(theory.Layer(g, weight_variance=1.0), q))(1.0)
     close(slope, 1, rtol=1e-9)
     close(theory.correlation_slope(g, 1.0), 1, rtol=1e-10)
     close(DEPTH * theory.correlation_curvature(g, 1.0), 0.3, rtol=1e-9)

@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxact import models, training
+from jaxact import models, training, wiring
 from jaxact.training import _mesh, _train
 
 pytestmark = pytest.mark.slow
@@ -46,11 +46,46 @@ def test_convolution_costs_what_laxs_does(compile_for_tpu):
     assert found == expected
 
 
+class SumOfSquares(models.BatchNorm):
+    """A batch norm by E x^2 - (E x)^2, which reads x once for its statistics, and loses digits."""
+
+    def __call__(self, x):
+        wide, axes = x.astype(jnp.float32), (0, 1, 2)
+        mean, square = jnp.mean(wide, axes), jnp.mean(lax.square(wide), axes)
+        var = square - lax.square(mean)
+        self.mean[...], self.var[...] = mean, var
+        scale = lax.rsqrt(var + 1e-5) * self.scale[...]
+        shape = (1, 1, 1, -1)
+        y = (wide - mean.reshape(shape)) * scale.reshape(shape) + self.bias[...].reshape(shape)
+        return y.astype(x.dtype)
+
+
+def test_a_batch_norm_costs_the_bytes_of_a_sum_of_squares(compile_for_tpu, monkeypatch):
+    """Its statistics come out of the convolution's fusion; x is read again for far means only."""
+
+    def call(norm, x, kernel):
+        return norm(models.convolve(x, kernel)), nnx.state(norm, nnx.BatchStat)
+
+    x = jax.ShapeDtypeStruct((16, 14, 14, 256), jnp.bfloat16)
+    kernel = jax.ShapeDtypeStruct((3, 3, 256, 256), jnp.bfloat16)
+    ours, plain = models.BatchNorm(256), SumOfSquares(256)
+    text = compile_for_tpu(call, ours, x, kernel).as_text()
+    entry = text[text.index("\nENTRY") :]
+    assert " conditional(" in entry
+    of_map = r"\(f32\[256\][^ ]* f32\[256\][^ ]* bf16\[16,14,14,256\][^=]*fusion\("
+    assert re.search(of_map, entry)
+    assert "f32[16,14,14,256]" not in entry  # an operand of the branch would be
+    jax.clear_caches()  # else the same trace serves
+    monkeypatch.setattr("jaxact.models._norms.lax.cond", lambda far, again, once: once())
+    settled, least = (compile_for_tpu(call, norm, x, kernel) for norm in (ours, plain))
+    counts = [program.cost_analysis()["bytes accessed"] for program in (settled, least)]
+    assert counts[0] <= 1.002 * counts[1]
+
+
 def step_of(placement):
     """The gradient of a small network with that placement, and shapes to compile it for."""
-    norm = "none" if placement == "none" else "layer"
     network = models.MLPResNet(
-        64, 8, width=256, depth=8, norm_placement=placement, norm=norm, rngs=nnx.Rngs(0)
+        64, 8, width=256, depth=8, norm_placement=placement, rngs=nnx.Rngs(0)
     )
 
     def step(network, x):
@@ -60,7 +95,7 @@ def step_of(placement):
 
 
 @pytest.mark.parametrize("chip", ["v5e", "v6e"])
-@pytest.mark.parametrize("placement", [p for p in models.NORM_PLACEMENTS if p != "peri"])
+@pytest.mark.parametrize("placement", tuple(wiring.PLACEMENTS))
 def test_training_step_of_every_placement(placement, chip, compile_for_tpu, v6e_chip):
     on = {} if chip == "v5e" else dict.fromkeys(("in_shardings", "out_shardings"), v6e_chip)
     step, arguments = step_of(placement)
@@ -180,6 +215,7 @@ def test_a_training_step_costs_its_convolutions_and_one_all_reduce(tpu_mesh):
     y = jax.ShapeDtypeStruct((4 * images,), jnp.int32)
     state = jax.eval_shape(optimizer.init, params)
     compiled = jax.jit(sharded, in_shardings=shardings).lower(params, stats, state, x, y).compile()
-    assert compiled.cost_analysis()["flops"] == pytest.approx(by_hand, rel=0.02)
+    # The norms' own arithmetic is 2.2 percent, a second reading that is not taken included.
+    assert compiled.cost_analysis()["flops"] == pytest.approx(by_hand, rel=0.03)
     assert set(kinds(compiled)) == {"all-reduce"}
     assert kinds(compiled)["all-reduce"] <= 3

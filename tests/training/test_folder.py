@@ -11,6 +11,10 @@ Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("grain")
 
 
+def folder(path, size=4, **options):
+    return training.image_folder(path, size=size, **options)
+
+
 def _make(root, classes, each, size=(6, 6)):
     """Images of one colour, by which each is known."""
     value = 0
@@ -23,47 +27,48 @@ def _make(root, classes, each, size=(6, 6)):
 
 def test_a_folder_is_split_by_class(tmp_path):
     _make(tmp_path, ("dog", "cat"), 10)
-    found = training.image_folder(tmp_path, test_share=0.2)
+    found = folder(tmp_path, test_share=0.2)
     assert found.classes == ("cat", "dog")
-    assert np.bincount(found.train.labels).tolist() == [8, 8]
-    assert np.bincount(found.test.labels).tolist() == [2, 2]
-    assert not set(found.train.paths) & set(found.test.paths)
-    for path, label in zip(*found.train, strict=True):
-        assert path.parent.name == found.classes[label]
-    assert found == training.image_folder(tmp_path, test_share=0.2)
+    train, test = found.train.records, found.test.records
+    assert np.bincount([record["label"] for record in train]).tolist() == [8, 8]
+    assert np.bincount([record["label"] for record in test]).tolist() == [2, 2]
+    assert not {record["image"] for record in train} & {record["image"] for record in test}
+    for record in train:
+        assert record["image"].parent.name == found.classes[record["label"]]
+    assert train == folder(tmp_path, test_share=0.2).train.records
 
 
 @pytest.mark.parametrize("held", ["test", "val", "validation"])
 def test_a_split_folder_stays_so(tmp_path, held):
     _make(tmp_path / "train", ("a", "b"), 3)
     _make(tmp_path / held, ("a", "b"), 2)
-    found = training.image_folder(tmp_path)
-    assert (len(found.train.paths), len(found.test.paths)) == (6, 4)
+    found = folder(tmp_path)
+    assert (len(found.train), len(found.test)) == (6, 4)
 
 
 def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
-        training.image_folder(tmp_path / "nowhere")
+        folder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="at least two classes; got none"):
-        training.image_folder(tmp_path)
+        folder(tmp_path)
     _make(tmp_path / "one", ("a", "b"), 2)
     (tmp_path / "one" / "empty").mkdir()
     with pytest.raises(ValueError, match="class empty has no image"):
-        training.image_folder(tmp_path / "one")
+        folder(tmp_path / "one")
     _make(tmp_path / "two" / "train", ("a", "b"), 2)
     with pytest.raises(ValueError, match=r"one of test, val and validation .* got none"):
-        training.image_folder(tmp_path / "two")
+        folder(tmp_path / "two")
     _make(tmp_path / "two" / "val", ("a", "c"), 2)
     with pytest.raises(ValueError, match="same classes in train and val"):
-        training.image_folder(tmp_path / "two")
+        folder(tmp_path / "two")
     with pytest.raises(ValueError, match="test_share must be between 0 and 1"):
-        training.image_folder(tmp_path / "one", test_share=0.0)
+        folder(tmp_path / "one", test_share=0.0)
 
 
 def test_feed_gives_every_image_once_an_epoch_and_resumes_anywhere(tmp_path):
     _make(tmp_path, ("a", "b"), 5)
-    files = training.image_folder(tmp_path, test_share=0.2).train
-    feed = training.ImageFeed(training.FileSource(files, size=4), batch_size=3, seed=1, threads=2)
+    source = folder(tmp_path, test_share=0.2).train
+    feed = training.ImageFeed(source, batch_size=3, seed=1, threads=2)
     assert feed.steps_per_epoch == 2
     x, y = feed.fetch(0, 6, 7)
     assert x.shape == (7, 3, 4, 4, 3)
@@ -75,10 +80,9 @@ def test_feed_gives_every_image_once_an_epoch_and_resumes_anywhere(tmp_path):
     expected = (colours.reshape(6, 3) >= 25).astype(int)  # class b has the brighter reds
     np.testing.assert_array_equal(y[:6], expected)
     np.testing.assert_array_equal(feed.fetch(6, 1, 1)[0], feed.fetch(6, 1, 1)[0])
-    other = training.ImageFeed(training.FileSource(files, size=4), batch_size=3, seed=1, threads=1)
+    other = training.ImageFeed(source, batch_size=3, seed=1, threads=1)
     np.testing.assert_array_equal(other.fetch(3, 2, 2)[0], x[3:5])
     np.testing.assert_array_equal(other.fetch(5, 1, 1)[0], x[5:6])
-    source = training.FileSource(files, size=4)
     whole, *halves = (
         training.ImageFeed(source, batch_size=4, seed=1, share=share).fetch(0, 3, 3)[0]
         for share in ((0, 1), (0, 2), (1, 2))
@@ -96,12 +100,10 @@ def test_feed_gives_every_image_once_an_epoch_and_resumes_anywhere(tmp_path):
 
 def test_test_images_come_once_in_order(tmp_path):
     _make(tmp_path, ("a", "b"), 5)
-    files = training.image_folder(tmp_path, test_share=0.5).test
-    batches = list(
-        training.image_batches(training.FileSource(files, size=4), batch_size=2, threads=2)
-    )
+    source = folder(tmp_path, test_share=0.5).test
+    batches = list(training.image_batches(source, batch_size=2, threads=2))
     assert [len(x) for x, _ in batches] == [2, 2, 1]
-    assert np.concatenate([y for _, y in batches]).tolist() == list(files.labels)
+    assert np.concatenate([y for _, y in batches]).tolist() == [r["label"] for r in source.records]
 
 
 def test_shorter_side_is_scaled_and_the_middle_cut(tmp_path):
@@ -110,8 +112,9 @@ def test_shorter_side_is_scaled_and_the_middle_cut(tmp_path):
     pixels[:, 8:16] = (10, 20, 30)
     Image.fromarray(pixels).save(tmp_path / "a" / "wide.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "a" / "gray.png")
-    files = training.Files(tuple(sorted((tmp_path / "a").iterdir())), (0, 0))
-    ((x, _),) = training.image_batches(training.FileSource(files, size=8), batch_size=2)
+    records = [{"image": path, "label": 0} for path in sorted((tmp_path / "a").iterdir())]
+    source = training.RecordSource(records, size=8)
+    ((x, _),) = training.image_batches(source, batch_size=2)
     np.testing.assert_array_equal(x[1], pixels[:, 8:16])
     np.testing.assert_array_equal(x[0], np.repeat(pixels[:, 8:16, :1], 3, axis=-1))
 

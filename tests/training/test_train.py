@@ -267,6 +267,29 @@ def test_only_the_newest_checkpoints_are_kept(begin, tmp_path):
         training.Checkpoints(tmp_path, keep=0)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's
+@pytest.mark.parametrize("damaged", ["_METADATA", "manifest.ocdbt", "d"])
+def test_a_damaged_newest_checkpoint_costs_itself_only(begin, tmp_path, damaged):
+    """What a full disk or a copy cut short leaves: the one before is taken, and said so."""
+    with training.Checkpoints(tmp_path, keep=3) as checkpoints:
+        state = training.train(
+            *begin(), steps=4, log_every=2, checkpoint=checkpoints.save, checkpoint_every=2
+        )
+    files = [p for p in (tmp_path / "4").rglob("*") if p.is_file()]
+    hit = [p for p in files if damaged in (p.name, p.parent.name)]
+    assert hit
+    for path in hit:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with training.Checkpoints(tmp_path, keep=3) as checkpoints:
+        with pytest.warns(UserWarning, match="4 is damaged; an earlier one is taken"):
+            found = checkpoints.restore(begin()[1])
+        assert found.step == 2
+        assert checkpoints.latest() == 2
+        checkpoints.save(state)
+    with training.Checkpoints(tmp_path, keep=3) as checkpoints:
+        chex.assert_trees_all_equal(_unkeyed(checkpoints.restore(begin()[1])), _unkeyed(state))
+
+
 def test_checkpoint_of_another_network_is_refused(begin, tmp_path, network):
     recipe, state, _ = begin()
     with training.Checkpoints(tmp_path) as checkpoints:

@@ -58,6 +58,47 @@ def test_unknown_dataset():
         training.load("mnist")
 
 
+class TestArrays:
+    """Data sets that are no name and no file."""
+
+    def arrays(self):
+        rng = np.random.default_rng(0)
+        return rng.normal(size=(40, 3, 5)), np.repeat([3, 7], 20)
+
+    def test_a_pair_and_batches_of_pairs_are_one_data_set(self):
+        x, y = self.arrays()
+        whole = training.load((x, y))
+        assert whole.train_x.shape == (32, 3, 5, 1)
+        batches = ((x[i : i + 7], y[i : i + 7]) for i in range(0, 40, 7))
+        chex.assert_trees_all_equal(training.load(batches), whole)
+        two = training.load(iter([(x[:20], y[:20]), (x[20:], y[20:])]))
+        chex.assert_trees_all_equal(two, whole)
+        assert training.load(whole) is whole
+
+    def test_a_name_that_was_added(self, monkeypatch):
+        with pytest.raises(ValueError, match="got 'mine'"):
+            training.load("mine")
+        monkeypatch.setitem(training.DATASETS, "mine", self.arrays)
+        assert training.load("mine").num_classes == 2
+
+    @pytest.mark.parametrize("bad", [[], [np.ones(3)], [(np.ones(3),)]], ids=str)
+    def test_what_is_no_pair(self, bad):
+        with pytest.raises(ValueError, match="must be a pair of arrays x and y, or an iterable"):
+            training.load(bad)
+
+
+def test_a_folder_of_images(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            image.new("RGB", (6, 6), (i, i, i)).save(tmp_path / name / f"{i}.png")
+    found = training.load(str(tmp_path), size=4)
+    assert found.classes == ("a", "b")
+    assert (len(found.train), len(found.test)) == (8, 2)
+    assert found.train[0][0].shape == (4, 4, 3)
+
+
 def test_every_epoch_is_a_permutation():
     order = training.batch_order(jax.random.key(0), 10, steps=7, batch_size=3)
     assert order.shape == (7, 3)

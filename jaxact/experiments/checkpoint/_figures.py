@@ -1,5 +1,3 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """The figures of a checkpoint, drawn from its table alone."""
 
 from collections.abc import Iterator
@@ -7,14 +5,23 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from jaxact.experiments._plots import FLOOR, SERIES, TEXT_WIDTH, Drawing, legend, panels, style
+from jaxact import analysis
+from jaxact.experiments._plots import (
+    COLOURS,
+    FLOOR,
+    SERIES,
+    Drawing,
+    decades,
+    heat,
+    legend,
+    lines,
+    panels,
+    style,
+    values_of,
+    where,
+)
 
-RANKS = {
-    "numerical_rank": "numerical rank",
-    "effective_rank": "effective rank",
-    "participation_ratio": "participation ratio",
-    "stable_rank": "stable rank",
-}
+AXIS = "weight matrix, in order of depth"
 
 
 def draw(table: pd.DataFrame) -> Iterator[Drawing]:
@@ -26,36 +33,72 @@ def draw(table: pd.DataFrame) -> Iterator[Drawing]:
     Yields:
       The drawings.
     """
-    if (table.quantity == "stable_rank").any():
-        yield _ranks(table)
-        yield _spectra(table)
+    measured = values_of(table, "quantity")
+    ranks = [m.name for m in analysis.taking("spectrum") if m.scale_free and m.name in measured]
+    files = values_of(table, "file")
+    if ranks and len(files) > 1:
+        yield _compared(table, ranks)
+    for file in files:
+        own = where(table, file=file)
+        ending = f"_{file}" if len(files) > 1 else ""
+        if ranks:
+            yield _ranks(own, ranks, f"ranks{ending}")
+        if "log_singular_value" in measured:
+            yield _spectra(where(own, quantity="log_singular_value"), f"spectra{ending}")
 
 
-def _wide(table: pd.DataFrame, quantities: list[str]) -> pd.DataFrame:
-    rows = table[table.quantity.isin(quantities)]
-    keys = ["layer", "name", "rows", "columns"]
-    return rows.pivot_table(index=keys, columns="quantity", values="value").reset_index()
+def wide(table: pd.DataFrame, quantities: list[str]) -> pd.DataFrame:
+    """A row for each layer, a column for each quantity; missing where it was not measured."""
+    keys = ["file", "layer", "name", "rows", "columns"]
+    rows = table[table["index"] == 0]
+    found = rows.pivot_table(index=keys, columns="quantity", values="value", aggfunc="first")
+    return found.reindex(columns=quantities).reset_index().rename_axis(columns=None)
 
 
-def _ranks(table: pd.DataFrame) -> Drawing:
+def _shares(table: pd.DataFrame, quantities: list[str], ranks: list[str]) -> pd.DataFrame:
+    """`wide`, with every rank over the largest that the shape allows."""
+    numbers = wide(table, quantities)
+    limit = np.minimum(numbers["rows"], numbers["columns"])
+    numbers[ranks] = numbers[ranks].div(limit, axis=0)
+    return numbers
+
+
+def _compared(table: pd.DataFrame, ranks: list[str]) -> Drawing:
+    """Every rank over its limit by layer, a panel for each rank and a line for each file."""
+    numbers = _shares(table, ranks, ranks)
+    rows = numbers.melt(["file", "layer"], ranks, "rank").dropna()
+    return Drawing(
+        "compared",
+        lines(
+            rows, x="layer", by="file", panel="rank", xlabel=AXIS,
+            ylabel="rank over\nmin(rows, columns)",
+            names={name: name.replace("_", "\n", 1).replace("_", " ") for name in ranks},
+        ),
+        "Ranks of every weight matrix over the largest rank that its shape allows, a line for each "
+        "file.",
+        numbers,
+    )  # fmt: skip
+
+
+def _ranks(table: pd.DataFrame, ranks: list[str], figure_name: str) -> Drawing:
     """Every rank over its limit, and the units without weights, over the layers."""
-    numbers = _wide(table, [*RANKS, "eliminated_outputs"])
-    limit = np.minimum(numbers.rows, numbers["columns"])
+    numbers = _shares(table, [*ranks, "eliminated_outputs"], ranks)
     with style():
         figure, axes = panels(2, 1, 3.4, sharex=True, height_ratios=[5, 2])
-        for series, (name, label) in zip(SERIES, RANKS.items(), strict=False):
-            axes[0, 0].plot(numbers.layer, numbers[name] / limit, label=label, **series)
+        for series, name in zip(SERIES, ranks, strict=False):
+            label = name.replace("_", " ")
+            axes[0, 0].plot(numbers["layer"], numbers[name], label=label, **series)
         axes[0, 0].axhline(1, **FLOOR)
         axes[0, 0].set_ylim(0, 1.05)
         axes[0, 0].set_ylabel("rank over min(rows, columns)")
-        dead = numbers.eliminated_outputs
-        axes[1, 0].bar(numbers.layer, dead, color=SERIES[1]["color"], width=0.8)
+        dead = numbers["eliminated_outputs"]
+        axes[1, 0].bar(numbers["layer"], dead, color=COLOURS[0], width=0.8)
         axes[1, 0].set_ylim(0, max(1, dead.max()) * 1.15)
         axes[1, 0].set_ylabel("dead\noutputs")
-        axes[1, 0].set_xlabel("weight matrix, in the file's order")
+        axes[1, 0].set_xlabel(AXIS)
         legend(figure, axes[0, 0], columns=2)
     return Drawing(
-        "ranks",
+        figure_name,
         figure,
         "Ranks of every weight matrix (convolutions unfolded) over the largest rank that its shape "
         "allows, which is the dashed line; below, output units whose incoming weights have a norm "
@@ -64,36 +107,22 @@ def _ranks(table: pd.DataFrame) -> Drawing:
     )
 
 
-def _spectra(table: pd.DataFrame) -> Drawing:
+def _spectra(rows: pd.DataFrame, figure_name: str) -> Drawing:
     """A heat map of log s_i / s_1 over layers and relative rank."""
-    rows = table[table.quantity == "log_singular_value"]
-    grid = rows.pivot_table(
-        index="index", columns="layer", values="value", aggfunc="first", dropna=False
-    )
-    with np.errstate(invalid="ignore"):
-        decades = ((grid - grid.iloc[0]) / np.log(10)).fillna(-np.inf)
-    floor = -7.0
+    found = decades(rows)
     with style(**{"axes.grid": False}):
-        figure, axes = panels(1, 1, 2.4, width=TEXT_WIDTH)
+        figure, axes = panels(1, 1, 2.4)
         ax = axes[0, 0]
-        mesh = ax.pcolormesh(
-            np.append(decades.columns.to_numpy() - 0.5, decades.columns[-1] + 0.5),
-            np.linspace(0, 1, len(decades) + 1),
-            np.maximum(decades.to_numpy(), 2 * floor),
-            vmin=floor,
-            vmax=0,
-            cmap="viridis",
-            rasterized=True,
-        )
+        edges = np.append(found.columns.to_numpy() - 0.5, found.columns[-1] + 0.5)
+        mesh = heat(ax, edges, np.linspace(0, 1, len(found) + 1), found, -7.0)
         ax.invert_yaxis()
-        ax.set_xlabel("weight matrix, in the file's order")
+        ax.set_xlabel(AXIS)
         ax.set_ylabel(r"$(i - 1) / (k - 1)$")
         figure.colorbar(mesh, ax=ax, extend="min", label=r"$\log_{10}(s_i/s_1)$")
-    numbers = decades.melt(ignore_index=False, value_name="log10(s_i/s_1)").reset_index()
     return Drawing(
-        "spectra",
+        figure_name,
         figure,
         "Singular values s_i of every weight matrix, relative to the largest, over their rank i "
         "from 1 to k. The darkest colour is at and below the float32 floor of 1e-7.",
-        numbers,
+        found.melt(ignore_index=False, value_name="log10(s_i/s_1)").reset_index(),
     )

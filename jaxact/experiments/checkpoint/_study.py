@@ -1,131 +1,131 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportArgumentType=false
-"""The study of a checkpoint: a file to one table, figures and a report."""
+"""The study of checkpoints: files to one table, figures and a report."""
 
 import dataclasses
-import functools
-import json
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
 import tyro
-from tqdm import tqdm
 
 from jaxact import analysis, io
 from jaxact.experiments import _cli
-from jaxact.experiments._plots import rendered
-from jaxact.experiments._report import Section, report
-from jaxact.experiments._store import StudyError, manifest, to_parquet
+from jaxact.experiments._cli import Words, among
+from jaxact.experiments._grid import Grid, run_grid
+from jaxact.experiments._report import study_report, write_report
+from jaxact.experiments._store import Run, StudyError, write_table
 from jaxact.experiments.checkpoint import _figures
-from jaxact.io import write_whole
 
-FILES = ("table.parquet", "manifest.json", "report.html")
+SPECTRA = Words(lambda: [measure.name for measure in analysis.taking("spectrum")])
+COUNTS = ("eliminated_outputs", "non_finite")
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Where a checkpoint's weights carry their rank, layer by layer."""
+    """Where the weights of checkpoints carry their rank, layer by layer; several are compared."""
 
-    file: tyro.conf.Positional[pathlib.Path]
-    """The checkpoint: .safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or a folder of orbax."""
+    files: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    """The checkpoints: .safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or folders of orbax."""
     layout: Literal["auto", "hwio", "oihw"] = "auto"
     """Axes of convolution kernels: hwio (Flax), oihw (PyTorch, ONNX); auto goes by the file."""
     match: Annotated[str, tyro.conf.arg(metavar="REGEX")] = ""
     """Measure only arrays whose name this regular expression finds."""
+    measures: Annotated[tuple[str, ...], among(SPECTRA)] = ()
+    """Which measures of spectra are taken; all of jaxact.analysis.MEASURES by default."""
     out: pathlib.Path = pathlib.Path("runs/checkpoint")
-    """Folder of the results; must be new or empty unless --overwrite is given."""
-    overwrite: bool = False
-    """Replace the results of an earlier run in the folder."""
+    """Folder of the results; must be new or empty unless --resume is given."""
+    resume: bool = False
+    """Go on with a study that was stopped, without measuring its finished files again."""
 
 
 def run(config: Checkpoint) -> pd.DataFrame:
-    """Measures a checkpoint and writes the study's folder.
+    """Measures checkpoints and writes the study's folder.
 
     Args:
       config: what to read and where to write.
 
     Returns:
-      The table, as `jaxact.analysis.table` gives it. The folder holds it as ``table.parquet``,
-      beside ``figures/`` (PNG and SVG), ``report.html`` and ``manifest.json``; each file is whole
-      or absent.
+      The table, as `jaxact.analysis.table` gives it, with a first column ``file``. The folder holds
+      it as ``table.parquet``, beside ``cells/`` (a table for each file), ``figures/`` (PNG and
+      SVG), ``report.html``, ``config.json`` and ``manifest.json``; each file is whole or absent.
 
     Raises:
-      StudyError: if the file cannot be read or holds no matrix, or the folder does not serve.
+      StudyError: if a file cannot be read or holds no matrix, two have one name, or the folder does
+        not serve.
     """
-    arrays = _read(config)
-    _open(config)
-    try:
-        measured = analysis.measure_matrices(
-            arrays,
-            layout=_layout(config),
-            progress=functools.partial(tqdm, desc=config.file.name, unit="shape"),
-        )
-    except ValueError as error:
-        raise StudyError(f"file: {error}") from error
-    table = analysis.table(measured)
-    write_whole(config.out / "table.parquet", to_parquet(table))
-    facts = manifest()
-    write_whole(config.out / "manifest.json", json.dumps(facts, indent=2).encode())
-    sections = []
-    for drawing in _figures.draw(table):
-        for kind in ("svg", "png"):
-            path = config.out / "figures" / f"{drawing.name}.{kind}"
-            write_whole(path, rendered(drawing.figure, kind))
-        svg = rendered(drawing.figure, "svg")
-        sections.append(Section(drawing.name, svg, drawing.caption, drawing.numbers))
-    definitions = table.drop_duplicates("quantity").set_index("quantity").definition
-    page = report(
-        f"The weights of {config.file.name}",
-        [_headline(table)],
-        sections,
-        summary=summary(table),
-        definitions=definitions.to_dict(),
-        facts={
-            "Arguments": json.dumps(dataclasses.asdict(config), indent=2, default=str),
-            "Versions and device": json.dumps(facts, indent=2),
-        },
+    _cli.validate(config)
+    if not config.files:
+        raise StudyError("files: must name at least one; got none")
+    for file in config.files:
+        _matrices(config, file)
+    fields = _cli.outcome_fields(config)
+    folder = Run.open(config.out, fields, resume=config.resume)
+    names = _names(config.files)
+    grid = Grid(
+        [{"file": file} for file in config.files],
+        ["file"],
+        name=lambda cell: names[cell["file"]],
+        prepare=lambda cells: _matrices(config, cells[0]["file"]),
+        measure=lambda cells, matrices: [_measured(config, matrices)],
+        finish=lambda cell, rows, spent: rows.assign(file=names[cell["file"]]),
     )
-    write_whole(config.out / "report.html", page.encode())
+    with _cli.Progress(len(grid.cells), unit="file") as bar:
+        run_grid(grid, folder, bar)
+    table = folder.table(grid.names).reindex(columns=["file", *analysis.COLUMNS])
+    write_table(config.out / "table.parquet", table)
+    blocks = study_report(
+        f"The weights of {' and '.join(file.name for file in config.files)}",
+        _headline(table),
+        _figures.draw(table),
+        summary=summary(table),
+        names=["weight", *table.quantity.unique()],
+        config=fields,
+        facts=folder.facts,
+    )
+    write_report(config.out, blocks)
     return table
 
 
-def _layout(config: Checkpoint) -> str:
+def _names(files: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
+    """The shortest ends of the files' paths that tell them apart, as names of cells."""
+    whole = {file: file.absolute().with_suffix("").parts[1:] for file in files}
+    for length in range(1, max(map(len, whole.values())) + 1):
+        names = {file: "_".join(parts[-length:]) for file, parts in whole.items()}
+        if len(set(names.values())) == len(files):
+            return names
+    raise StudyError(
+        f"files: must differ in more than their ending; got {' '.join(map(str, files))}"
+    )
+
+
+def _measured(config: Checkpoint, matrices: dict[str, np.ndarray]) -> pd.DataFrame:
+    found = analysis.measure_matrices(matrices, layout="oihw")  # they have their rows first
+    left_out = set(SPECTRA) - set(config.measures or SPECTRA)
+    return analysis.table([m for name, m in found.items() if name not in left_out])
+
+
+def _layout(config: Checkpoint, file: pathlib.Path) -> str:
     if config.layout != "auto":
         return config.layout
-    foreign = config.file.suffix in analysis.OUTPUTS_FIRST
-    return "oihw" if foreign else "hwio"
+    return "oihw" if file.suffix in analysis.OUTPUTS_FIRST else "hwio"
 
 
-def _read(config: Checkpoint) -> dict:
+def _matrices(config: Checkpoint, file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        arrays = io.read_arrays(config.file)
+        arrays = io.read_arrays(file)
     except (OSError, ValueError, ModuleNotFoundError) as error:
-        raise StudyError(f"file: {error}") from error
+        raise StudyError(f"files: {error}") from error
     try:
         chosen = {name: a for name, a in arrays.items() if re.search(config.match, name)}
     except re.error as error:
         raise StudyError(f"match: {config.match!r} is no regular expression ({error})") from error
     try:
-        analysis.as_matrices(chosen, layout=_layout(config))
+        return analysis.as_matrices(chosen, layout=_layout(config, file))
     except (ValueError, TypeError) as error:
         which = f" matching {config.match!r}" if config.match else ""
-        raise StudyError(f"file: {config.file}{which}: {error}") from error
-    return chosen
-
-
-def _open(config: Checkpoint) -> None:
-    try:
-        (config.out / "figures").mkdir(parents=True, exist_ok=True)
-        found = [name for name in FILES if (config.out / name).exists()]
-    except OSError as error:
-        raise StudyError(f"out: cannot write to {config.out} ({error.strerror})") from error
-    if found and not config.overwrite:
-        raise StudyError(
-            f"out: {config.out} holds {found[0]} already; pass --overwrite, or --out with another "
-            "folder"
-        )
+        raise StudyError(f"files: {file}{which}: {error}") from error
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -135,53 +135,35 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
       table: the study's table.
 
     Returns:
-      A frame with the columns layer, name, rows, columns, one for each rank, spectral_norm,
+      A frame with the columns file, layer, name, rows, columns, one for each measure,
       eliminated_outputs and non_finite; a layer that is not finite has no ranks.
     """
-    single = table[table["index"] == 0]
-    wide = single.pivot_table(
-        index=["layer", "name", "rows", "columns"],
-        columns="quantity",
-        values="value",
-        aggfunc="first",
-    )
-    columns = [
-        "stable_rank",
-        "effective_rank",
-        "participation_ratio",
-        "numerical_rank",
-        "spectral_norm",
-        "eliminated_outputs",
-        "non_finite",
-    ]
-    wide = wide.reindex(columns=columns).reset_index().rename_axis(columns=None)
-    counts = ["numerical_rank", "eliminated_outputs", "non_finite"]
-    return wide.astype(dict.fromkeys(counts, "Int64"))
+    measured = set(table.quantity)
+    spectra = [name for name in SPECTRA if name in measured]
+    counts = [*(name for name in spectra if name == "numerical_rank"), *COUNTS]
+    return _figures.wide(table, [*spectra, *COUNTS]).astype(dict.fromkeys(counts, "Int64"))
 
 
 def _headline(table: pd.DataFrame) -> str:
     rows = summary(table)
-    dead = rows[rows.eliminated_outputs > 0]
-    broken = rows[rows.non_finite > 0]
-    text = [f"{len(rows)} weight matrices."]
-    if len(dead):
+    files = rows.groupby("file", sort=False).size()
+    if len(files) > 1:
+        rows["name"] = rows["file"] + " " + rows["name"]
+    text = ["; ".join(f"{n} weight matrices in {file}" for file, n in files.items()) + "."]
+    dead, broken = (
+        [(name, n) for name, n in zip(rows["name"], rows[count].fillna(0), strict=True) if n]
+        for count in COUNTS
+    )
+    if dead:
+        units = ", ".join(f"{name} ({n})" for name, n in dead)
+        total = sum(n for _, n in dead)
         text.append(
-            f"{dead.eliminated_outputs.sum()} output units without incoming weights in "
-            f"{len(dead)} of them: "
-            + ", ".join(f"{r.name_} ({r.count_})" for r in _named(dead, "eliminated_outputs"))
-            + "."
+            f"{total} output units without incoming weights in {len(dead)} of them: {units}."
         )
-    if len(broken):
-        text.append(
-            "NaN or infinity in "
-            + ", ".join(f"{r.name_} ({r.count_} entries)" for r in _named(broken, "non_finite"))
-            + "; these are not measured."
-        )
+    if broken:
+        entries = ", ".join(f"{name} ({n} entries)" for name, n in broken)
+        text.append(f"NaN or infinity in {entries}; these are not measured.")
     return " ".join(text)
-
-
-def _named(rows: pd.DataFrame, column: str):
-    return rows.rename(columns={"name": "name_", column: "count_"}).itertuples()
 
 
 def main() -> int:
@@ -190,12 +172,14 @@ def main() -> int:
     Returns:
       The process's exit code.
     """
-    config = tyro.cli(Checkpoint)
+    config = _cli.parse(Checkpoint, {})
 
     def study() -> None:
         table = run(config)
         with pd.option_context("display.width", 200, "display.max_rows", None):
-            print(summary(table).to_string(index=False, float_format="%.4g", na_rep="-"))
+            rows = summary(table)
+            shown = [c for c in rows if c != "file" or len(config.files) > 1]
+            print(rows[shown].to_string(index=False, float_format="%.4g", na_rep="-"))
         print(f"\n{_headline(table)}\n{config.out / 'report.html'}")
 
-    return _cli.main(study)
+    return _cli.command_line(study)

@@ -1,5 +1,3 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """What a layer is: the three objects called the spectrum of a convolution; the modes of a norm."""
 
 import functools
@@ -14,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxact import analysis, models, spectral
 from jaxact.experiments._depths import depth_grid
+from jaxact.experiments._networks import load_arrays, options
 from jaxact.experiments._plots import (
     FLOOR,
     SERIES,
@@ -23,8 +22,9 @@ from jaxact.experiments._plots import (
     panels,
     plain_log,
     style,
+    where,
 )
-from jaxact.experiments.figures._networks import digits, pick, rank_rows, trunk
+from jaxact.experiments.figures._networks import images, pick, rank_rows
 from jaxact.experiments.figures._sizes import Sizes
 
 OBJECTS = {
@@ -95,7 +95,7 @@ def draw_convolutions(table: pd.DataFrame) -> Drawing:
         axes[0, 0].set_ylabel("singular value $s_i$")
         legend(figure, axes[0, 0])
     counts = table.groupby("object").count().index
-    shapes = {name: int(table[table.object == name]["count"].iloc[0]) for name in counts}
+    shapes = {name: int(where(table, object=name)["count"].to_numpy()[0]) for name in counts}
     return Drawing(
         "convolutions",
         figure,
@@ -109,25 +109,24 @@ def draw_convolutions(table: pd.DataFrame) -> Drawing:
 
 def measure_batch_norm(sizes: Sizes) -> pd.DataFrame:
     """Ranks of features by depth with batch norm in its two modes."""
-    x = digits(sizes.examples)
+    x = images(sizes)
     depths = depth_grid(sizes.depth)
     frames = []
     for activation in ("identity", "relu"):
         network = models.MLPResNet(
-            64,
-            10,
+            x.shape[1],
+            load_arrays(sizes.dataset).num_classes,
             width=sizes.width,
             depth=sizes.depth,
-            norm="batch",
-            norm_placement="post",
-            skip="none",
+            **options("original+plain", "batch"),
             activation=activation,
             rngs=nnx.Rngs(0),
         )
 
         @functools.partial(nnx.jit, static_argnames="train")
         def spectra(network: models.MLPResNet, train: bool) -> Array:
-            h = analysis.features(trunk(network.segments(train=train)), x)["blocks"]
+            chain = analysis.until(analysis.as_chain(network.segments(train=train)), "blocks")
+            h = analysis.features(chain, x)["blocks"]
             return spectral.singular_values(analysis.feature_matrix(pick(h, depths), centred=True))
 
         @nnx.jit
@@ -154,7 +153,7 @@ def measure_batch_norm(sizes: Sizes) -> pd.DataFrame:
 def draw_batch_norm(table: pd.DataFrame) -> Drawing:
     """A panel for each activation, a line for each mode."""
     rows = table[table.quantity == "effective_rank"]
-    limit = int(table["columns"].min())
+    limit = int(table["columns"].to_numpy().min())
     with style():
         figure, axes = panels(1, 2, 2.6, sharey=True)
         for ax, (name, panel) in zip(axes[0], rows.groupby("activation", sort=False), strict=True):
@@ -172,7 +171,7 @@ def draw_batch_norm(table: pd.DataFrame) -> Drawing:
     return Drawing(
         "batch_norm",
         figure,
-        "Effective rank of centred features of digits by depth in plain networks with batch norm "
+        "Effective rank of centred features of images by depth in plain networks with batch norm "
         "at initialization: with the batch's own statistics it stays up (Daneshmand et al. 2020); "
         "in evaluation mode it depends on how many batches the running statistics have seen. "
         "Dashed: width.",

@@ -1,77 +1,41 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-"""Residual and plain networks on digits: rank by depth, object, branch scale and training step."""
+"""Residual and plain networks on images: rank by depth, object, branch scale and training step."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
-from flax import nnx
-from jax import lax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array
 
-from jaxact import activations, analysis, models, spectral, theory, training
+from jaxact import analysis, spectral, wiring
+from jaxact.experiments._blocks import linear_maps, walk
 from jaxact.experiments._depths import depth_grid
+from jaxact.experiments._networks import Spec, Trial, Trials, load_arrays
 from jaxact.experiments._plots import (
     COLUMN_WIDTH,
     FLOOR,
-    LABELS,
-    PLACEMENTS,
     SERIES,
     Drawing,
     by_depth,
     legend,
+    look,
     panels,
     plain_log,
     style,
+    values_of,
+    where,
 )
 from jaxact.experiments.figures._sizes import Sizes
 
-CHOICES: dict[str, dict[str, Any]] = {
-    "plain": dict(norm_placement="none", norm="none", skip="none"),
-    "post": dict(norm_placement="post", norm="layer", skip="identity"),
-    "pre": dict(norm_placement="pre", norm="layer", skip="identity"),
-    "none": dict(norm_placement="none", norm="none", skip="identity"),
-    "scaled": dict(norm_placement="none", norm="none", skip="scaled"),
-}
+WIRINGS = ("plain", "original", "post", "pre", "scaled", "norm_free")
 ACTIVATIONS = ("relu", "tanh", "gelu")
-METRICS = {
-    "stable_rank": "stable rank",
-    "participation_ratio": "participation ratio",
-    "effective_rank": "effective rank",
-    "numerical_rank": "numerical rank",
-}
 
 
-def build(placement: str, activation: Any, gain: Any, sizes: Sizes, depth: int, key: Array) -> Any:
-    """An MLP on digits' 64 pixels."""
-    return models.MLPResNet(
-        64,
-        10,
-        width=sizes.width,
-        depth=depth,
-        activation=activation,
-        gain=gain,
-        rngs=nnx.Rngs(key),
-        **CHOICES[placement],
-    )
-
-
-def trunk(network: Any) -> analysis.Chain:
-    """The network without its head."""
-    chain = analysis.as_chain(network)
-    names = [segment.name for segment in chain.segments]
-    return analysis.Chain(chain.segments[: names.index("blocks") + 1])
-
-
-def digits(examples: int) -> Array:
+def images(sizes: Sizes) -> Array:
     """Training images as vectors."""
-    x = training.load("digits").train_x
-    return jnp.asarray(x.reshape(len(x), -1)[:examples])
+    x = load_arrays(sizes.dataset).train_x
+    return jnp.asarray(x.reshape(len(x), -1)[: sizes.examples])
 
 
 def pick(stack: Array, depths: tuple[int, ...]) -> Array:
@@ -79,138 +43,137 @@ def pick(stack: Array, depths: tuple[int, ...]) -> Array:
     return stack[np.array(depths) - 1]
 
 
-def _names(depths: tuple[int, ...]) -> tuple[str, ...]:
-    return tuple(f"block {d}" for d in depths)
-
-
 def rank_rows(
     s: Array, shape: tuple[int, int], depths: tuple[int, ...], **options: Any
 ) -> pd.DataFrame:
     """The four ranks of spectra by depth, as rows with what is needed to read them."""
-    found = analysis.measure_spectrum(s, shape=shape, layers=_names(depths), **options)
-    frame = analysis.table({name: found[name] for name in METRICS})
+    names = tuple(f"block {d}" for d in depths)
+    found = analysis.measure_spectrum(s, shape=shape, layers=names, **options)
+    frame = analysis.table({name: found[name] for name in analysis.RANKS})
     return frame.assign(depth=np.array(depths)[frame.layer - 1])
 
 
+def _features(view: analysis.View, depths: tuple[int, ...]) -> Array:
+    h = analysis.feature_matrix(pick(view.hidden[1:], depths), centred=True)
+    return spectral.singular_values(h)
+
+
+def _jacobians(view: analysis.View, depths: tuple[int, ...]) -> Array:
+    start = jax.random.orthogonal(jax.random.key(1), view.x[0].size)
+    trunk = analysis.until(view.chain, view.blocks)
+    found = analysis.input_jacobians(trunk, view.x[0], start=start)[view.blocks]
+    return jax.vmap(spectral.graded_spectrum)(jax.tree.map(lambda a: pick(a, depths), found))
+
+
 def measure_rank_by_depth(sizes: Sizes) -> pd.DataFrame:
-    """Ranks of centred features by depth, for each placement and activation."""
-    x = digits(sizes.examples)
+    """Ranks of centred features by depth, for each wiring and activation."""
+    data = load_arrays(sizes.dataset)
     depths = depth_grid(sizes.depth)
-    functions = [activations.get(name) for name in ACTIVATIONS]
-    gains = jnp.array([float(theory.gain(name)) for name in ACTIVATIONS])
-
-    @functools.partial(jax.jit, static_argnames="placement")
-    def spectra(placement: str, index: Int[Array, ""], key: Key[Array, ""]) -> Array:
-        def activation(h: Array) -> Array:
-            return lax.switch(index, functions, h)
-
-        network = build(placement, activation, gains[index], sizes, sizes.depth, key)
-        h = pick(analysis.features(trunk(network), x)["blocks"], depths)
-        return spectral.singular_values(analysis.feature_matrix(h, centred=True))
-
     frames = []
-    for placement in CHOICES:
-        for number, name in enumerate(ACTIVATIONS):
-            s = spectra(placement, jnp.int32(number), jax.random.key(0))
-            shape = (len(x), sizes.width)
+    for word in WIRINGS:
+        spec = Spec(word, sizes.depth, sizes.width, ACTIVATIONS, examples=sizes.examples)
+        trials = Trials(spec, data, lambda view: {"s": _features(view, depths)})
+        for name in ACTIVATIONS:
+            (trial,) = trials.run(name, [0])
+            s = trial.observed["s"][0, 0]
+            shape = (sizes.examples, sizes.width)
             rows = rank_rows(s, shape, depths, object="features", centring="mean")
-            frames.append(rows.assign(placement=placement, activation=name))
+            frames.append(rows.assign(wiring=word, activation=name))
     return pd.concat(frames, ignore_index=True)
 
 
 def draw_rank_by_depth(table: pd.DataFrame) -> Drawing:
-    """A row for each metric, a column for each activation, a line for each placement."""
-    names = list(dict.fromkeys(table.activation))
-    limit = int(min(table["columns"].min(), table["rows"].min()))
+    """A row for each metric, a column for each activation, a line for each wiring."""
+    names = values_of(table, "activation")
+    limit = int(table[["columns", "rows"]].to_numpy().min())
     with style():
-        figure, axes = panels(len(METRICS), len(names), 5.4, sharex=True, sharey=True)
-        for i, (metric, label) in enumerate(METRICS.items()):
+        figure, axes = panels(len(analysis.RANKS), len(names), 5.4, sharex=True, sharey=True)
+        for i, metric in enumerate(analysis.RANKS):
             for j, name in enumerate(names):
                 ax = axes[i, j]
-                rows = table[(table.quantity == metric) & (table.activation == name)]
-                for placement, line in rows.groupby("placement", sort=False):
-                    ax.plot(
-                        line.depth, line.value, label=LABELS[placement], **PLACEMENTS[placement]
-                    )
+                for word in values_of(table, "wiring"):
+                    line = where(table, quantity=metric, activation=name, wiring=word)
+                    ax.plot(line.depth, line.value, **look(word))
                 ax.axhline(limit, **FLOOR)
                 by_depth(ax)
                 plain_log(ax.yaxis)
                 if not i:
                     ax.set_title(name)
-            axes[i, 0].set_ylabel(label)
+            axes[i, 0].set_ylabel(metric.replace("_", " "))
         figure.supxlabel("block", fontsize=8)
         legend(figure, axes[0, 0])
     return Drawing(
         "rank_by_depth",
         figure,
-        "Ranks of the features of digits, centred, by depth at initialization: four metrics, three "
-        "activations, five wirings of a block. The dashed line is the width, which no rank "
+        "Ranks of the features of images, centred, by depth at initialization: four metrics, three "
+        "activations, six wirings of a block. The dashed line is the width, which no rank "
         "exceeds; the numerical rank counts s_i above max(m, n) eps s_1 in float32.",
         table,
     )
 
 
-OBJECTS = ("weight", "product", "features", "jacobian")
+OBJECTS = {
+    "weight": "weight $W_l$",
+    "product": r"product $W_l \cdots W_1$",
+    "features": "features, centred",
+    "jacobian": "input-to-layer Jacobian",
+}
+
+
+def _shown(sizes: Sizes, trial: Trial, inputs: int) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
+    """By object the spectra observed, the shape of its matrices, and how they were taken."""
+    n = sizes.width
+    kinds: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
+        "weight": ((n, n), {}),
+        "product": ((n, n), dict(log=True)),
+        "features": ((sizes.examples, n), dict(centring="mean")),
+        "jacobian": ((n, inputs), dict(log=True)),
+    }
+    seen = trial.observed
+    return {name: (seen[name][0], *of) for name, of in kinds.items() if name in seen}
 
 
 def measure_four_objects(sizes: Sizes) -> pd.DataFrame:
     """Effective ranks of the weights, their product, features and Jacobian of one network."""
-    x = digits(sizes.examples)
+    data = load_arrays(sizes.dataset)
     depths = depth_grid(sizes.depth, 10)
-    start = jax.random.orthogonal(jax.random.key(1), 64)
-
-    @functools.partial(jax.jit, static_argnames="placement")
-    def observe(placement: str, key: Key[Array, ""]) -> tuple[Array, Array, Array, Array]:
-        network = build(placement, "relu", None, sizes, sizes.depth, key)
-        chain = trunk(network)
-        (w,) = analysis.weight_matrices(chain)["blocks"].values()
-        h = pick(analysis.features(chain, x)["blocks"], depths)
-        jacobians = analysis.input_jacobians(chain, x[0], start=start)["blocks"]
-        maps = w if placement == "plain" else w + jnp.eye(sizes.width)[None]
-        return (
-            spectral.singular_values(pick(w, depths)),
-            spectral.product_spectrum(maps, prefixes=depths).log_singular_values,
-            spectral.singular_values(analysis.feature_matrix(h, centred=True)),
-            jax.vmap(spectral.graded_spectrum)(jax.tree.map(lambda a: pick(a, depths), jacobians)),
-        )
-
     frames = []
-    square = (sizes.width, sizes.width)
-    for placement in ("plain", "pre"):
-        weight, product, h, jacobian = observe(placement, jax.random.key(0))
-        for s, name, shape, options in (
-            (weight, "weight", square, {}),
-            (product, "product", square, dict(log=True)),
-            (h, "features", (len(x), sizes.width), dict(centring="mean")),
-            (jacobian, "jacobian", (sizes.width, 64), dict(log=True)),
-        ):
-            rows = rank_rows(s, shape, depths, object=name, **options)
-            frames.append(rows.assign(placement=placement, activation="relu"))
+    for word in ("plain", "pre"):
+        spec = Spec(word, sizes.depth, sizes.width, ("relu",), examples=sizes.examples)
+
+        def observe(view: analysis.View, spec: Spec = spec) -> dict[str, Array]:
+            _, blocks = linear_maps(spec, view.body.params, ())
+            product = spectral.product_spectrum(blocks[:, 0], prefixes=depths, errors=False)
+            return {
+                "weight": spectral.singular_values(pick(analysis.weights(view), depths)),
+                "product": product.log_singular_values,
+                "features": _features(view, depths),
+                "jacobian": _jacobians(view, depths),
+            }
+
+        trials = Trials(spec, data, observe)
+        (trial,) = trials.run("relu", [0])
+        shown = _shown(sizes, trial, trials.x.shape[1])
+        for name, (s, shape, options) in shown.items():
+            rows = rank_rows(s[0], shape, depths, object=name, **options)
+            frames.append(rows.assign(wiring=word, activation="relu"))
     return pd.concat(frames, ignore_index=True)
 
 
 def draw_four_objects(table: pd.DataFrame) -> Drawing:
     """A panel for each network, a line for each object."""
-    rows = table[table.quantity == "effective_rank"]
-    limit = int(rows["columns"].min())
-    text = {
-        "weight": "weight $W_l$",
-        "product": r"product $W_l \cdots W_1$",
-        "features": "features, centred",
-        "jacobian": "input-to-layer Jacobian",
-    }
+    rows = where(table, quantity="effective_rank")
+    limit = int(rows["columns"].to_numpy().min())
     with style():
         figure, axes = panels(1, 2, 2.5, sharex=True, sharey=True)
-        for ax, (placement, panel) in zip(
-            axes[0], rows.groupby("placement", sort=False), strict=True
-        ):
-            for series, name in zip(SERIES, OBJECTS, strict=False):
-                line = panel[panel.object == name]
-                ax.plot(line.depth, line.value, label=text[name], **series)
+        for ax, word in zip(axes[0], values_of(rows, "wiring"), strict=True):
+            for series, (name, text) in zip(SERIES, OBJECTS.items(), strict=False):
+                line = where(rows, wiring=word, object=name)
+                ax.plot(line.depth, line.value, label=text, **series)
             ax.axhline(limit, **FLOOR)
             by_depth(ax)
             plain_log(ax.yaxis)
-            ax.set_title(LABELS[placement])
+            ax.set_title(wiring.get(word).label)
             ax.set_xlabel("block")
         axes[0, 0].set_ylabel("effective rank")
         legend(figure, axes[0, 0], columns=2)
@@ -236,7 +199,7 @@ def measure_phase_diagram(sizes: Sizes) -> pd.DataFrame:
     @jax.jit
     def logs(a: Array) -> Array:
         def block(w: Array, h: Array) -> Array:
-            return h + a * (jnp.maximum(h, 0) @ w)
+            return walk("norm_free", depth, lambda h: a * (h @ w), h, activation=jax.nn.relu)
 
         chain = analysis.as_chain([("blocks", block, w, depth)])
         products = analysis.input_jacobians(chain, x, start=start)["blocks"]
@@ -253,7 +216,7 @@ def measure_phase_diagram(sizes: Sizes) -> pd.DataFrame:
 
 def draw_phase_diagram(table: pd.DataFrame) -> Drawing:
     """Effective rank over width, over scale and depth, with the line a = 1 / sqrt L."""
-    rows = table[table.quantity == "effective_rank"]
+    rows = where(table, quantity="effective_rank")
     n = int(rows["columns"].iloc[0])
     grid = rows.pivot_table(index="scale", columns="depth", values="value") / n
     with style(**{"axes.grid": False}):
@@ -287,60 +250,41 @@ def draw_phase_diagram(table: pd.DataFrame) -> Drawing:
 
 
 def measure_trajectory(sizes: Sizes) -> pd.DataFrame:
-    """Ranks of features and Jacobian and the loss while networks train on digits."""
-    data = training.load("digits")
-    x = jnp.asarray(data.train_x.reshape(len(data.train_x), -1))
-    y = jnp.asarray(data.train_y)
-    depth, pieces = max(sizes.depth // 4, 1), 6
-    piece = max(sizes.steps // pieces, 1)
-    optimizer = optax.adam(1e-3)
+    """Ranks of features and Jacobian and the loss while networks train on images."""
+    data = load_arrays(sizes.dataset)
+    depth = max(sizes.depth // 4, 1)
+    marks = tuple(np.unique(np.linspace(0, sizes.steps, 7).round().astype(int)).tolist())
     frames = []
-    for placement in ("plain", "pre", "scaled"):
-        network = build(placement, "relu", None, sizes, depth, jax.random.key(0))
-        leaves, structure = jax.tree.flatten(network)
+    for word in ("plain", "pre", "scaled"):
+        spec = Spec(
+            *(word, depth, sizes.width, ("relu",)),
+            marks=marks,
+            steps=sizes.steps,
+            examples=sizes.examples,
+        )
 
-        def loss(leaves: list[Array], x: Array, y: Array, structure: Any = structure) -> Array:
-            return training.cross_entropy(jax.tree.unflatten(structure, leaves)(x), y)
+        def observe(view: analysis.View) -> dict[str, Array]:
+            found = {"features": _features(view, (depth,)), "jacobian": _jacobians(view, (depth,))}
+            return {**found, **analysis.measure(view, ("loss",))}
 
-        @jax.jit
-        def advance(leaves: list[Array], key: Array, loss: Any = loss) -> list[Array]:
-            return training.fit(
-                loss, leaves, x, y, optimizer=optimizer, steps=piece, batch_size=64, key=key
-            ).params
-
-        @jax.jit
-        def observe(leaves: list[Array], loss: Any = loss, structure: Any = structure) -> Any:
-            chain = trunk(jax.tree.unflatten(structure, leaves))
-            seen = x[: sizes.examples]
-            h = analysis.features(chain, seen)["blocks"][-1:]
-            products = analysis.input_jacobians(chain, x[0])["blocks"]
-            last = jax.tree.map(lambda leaf: leaf[-1], products)
-            return (
-                spectral.singular_values(analysis.feature_matrix(h, centred=True)),
-                spectral.graded_spectrum(last)[None],
-                loss(leaves, seen, y[: sizes.examples]),
-            )
-
-        for number in range(pieces + 1):
-            h, jacobian, value = observe(leaves)
-            for rows in (
-                rank_rows(
-                    h, (sizes.examples, sizes.width), (depth,), object="features", centring="mean"
-                ),
-                rank_rows(jacobian, (sizes.width, 64), (depth,), object="jacobian", log=True),
-                analysis.tidy(
-                    value[None],
-                    {"depth": [depth]},
-                    object="network",
-                    quantity="loss",
-                    definition="mean cross-entropy in nats",
-                    centring="none",
-                    dtype="float32",
-                ),
-            ):
-                frames.append(rows.assign(placement=placement, step=number * piece))
-            if number < pieces:
-                leaves = advance(leaves, jax.random.fold_in(jax.random.key(1), number))
+        trials = Trials(spec, data, observe)
+        (trial,) = trials.run("relu", [0])
+        shown = _shown(sizes, trial, trials.x.shape[1])
+        loss = analysis.tidy(
+            trial.observed["loss"][0],
+            {"step": marks},
+            object="network",
+            quantity="loss",
+            definition=analysis.MEASURES["loss"].definition,
+            centring="none",
+            dtype="float32",
+            depth=depth,
+        )
+        frames.append(loss.assign(wiring=word))
+        for name, (spectra, shape, options) in shown.items():
+            for s, step in zip(spectra, marks, strict=True):
+                rows = rank_rows(s, shape, (depth,), object=name, **options)
+                frames.append(rows.assign(wiring=word, step=step))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -354,9 +298,10 @@ def draw_trajectory(table: pd.DataFrame) -> Drawing:
     with style():
         figure, axes = panels(1, 3, 2.2, sharex=True)
         for ax, (name, quantity, label) in zip(axes[0], shown, strict=True):
-            rows = table[(table.object == name) & (table.quantity == quantity)]
-            for placement, line in rows.groupby("placement", sort=False):
-                ax.plot(line.step, line.value, label=LABELS[placement], **PLACEMENTS[placement])
+            rows = where(table, object=name, quantity=quantity)
+            for word in values_of(rows, "wiring"):
+                line = where(rows, wiring=word)
+                ax.plot(line.step, line.value, **look(word))
             ax.set_ylabel(label)
             ax.set_xlabel("training step")
             ax.set_ylim(bottom=0)
@@ -365,7 +310,7 @@ def draw_trajectory(table: pd.DataFrame) -> Drawing:
     return Drawing(
         "trajectory",
         figure,
-        f"Rectified networks of {depth} blocks trained on digits with Adam: the loss, and the "
+        f"Rectified networks of {depth} blocks trained on images with Adam: the loss, and the "
         "effective ranks of the last block's centred features and of the input-to-last-block "
         "Jacobian at one image.",
         table,

@@ -1,5 +1,3 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """Products of Gaussian layers: their spectrum by depth, and what a float32 product loses."""
 
 import functools
@@ -25,7 +23,7 @@ def gaussian_layers(key: Array, layers: int, n: int) -> Float[Array, "layer n n"
 
 @functools.partial(jax.jit, static_argnames="prefixes")
 def _graded(w: Array, prefixes: tuple[int, ...]) -> Array:
-    return spectral.product_spectrum(w, prefixes=prefixes).log_singular_values
+    return spectral.product_spectrum(w, prefixes=prefixes, errors=False).log_singular_values
 
 
 def _logs_table(logs: Array, depths: tuple[int, ...], **constants: object) -> pd.DataFrame:
@@ -175,7 +173,7 @@ def measure_naive_graded(sizes: Sizes) -> pd.DataFrame:
     @jax.jit
     def naive(w: Array) -> Array:
         products = jax.lax.scan(
-            lambda p, w: (jnp.matmul(w, p, precision="highest"),) * 2, jnp.eye(n), w
+            lambda p, w: (q := jnp.matmul(w, p, precision="highest"), q), jnp.eye(n), w
         )[1]
         return jnp.log(spectral.singular_values(products[np.array(depths) - 1]))
 

@@ -4,15 +4,15 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
-import tyro
-from tqdm import tqdm
 
 from jaxact.experiments import _cli
+from jaxact.experiments._cli import among
+from jaxact.experiments._networks import DataSet, load_arrays
 from jaxact.experiments._plots import Drawing, rendered
-from jaxact.experiments._store import StudyError, to_parquet
+from jaxact.experiments._store import StudyError, write_table
 from jaxact.experiments.figures import _layers, _networks, _products, _theory
 from jaxact.experiments.figures._sizes import PRESETS, Sizes
 from jaxact.io import write_whole
@@ -41,10 +41,13 @@ FIGURES: Mapping[str, PaperFigure] = {
 class Figures:
     """The paper's figures, each from its own measurement."""
 
-    figure: tuple[str, ...] = tuple(FIGURES)
+    figure: Annotated[tuple[str, ...], among(FIGURES)] = tuple(FIGURES)
     """Which figures to draw; all by default."""
     preset: Literal["small", "paper"] = "small"
     """How large the networks are: small (two minutes on two cores), paper (an accelerator)."""
+    dataset: DataSet = "digits"
+    """What is shown to networks: a name in jaxact.training.DATASETS, or the path of an .npz file or
+    of a CIFAR archive."""
     out: pathlib.Path = pathlib.Path("runs/figures")
     """Folder of the results: for each figure NAME.png, NAME.svg, NAME.txt (its caption) and
     NAME.parquet (its numbers). Figures that lie there are replaced."""
@@ -81,21 +84,22 @@ def run(config: Figures) -> dict[str, Drawing]:
     Raises:
       StudyError: if a figure is unknown or the folder cannot be written.
     """
-    for name in config.figure:
-        if name not in FIGURES:
-            raise StudyError(f"figure: must be among {', '.join(FIGURES)}; got {name!r}")
+    _cli.validate(config)
+    load_arrays(config.dataset)
+    sizes = PRESETS[config.preset]._replace(dataset=config.dataset)
     try:
         config.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"out: cannot write to {config.out} ({error.strerror})") from error
     drawings = {}
-    for name in (bar := tqdm(config.figure, unit="figure")):
-        bar.set_description(name)
-        drawings[name] = drawing = draw(name, PRESETS[config.preset])
-        for kind in ("png", "svg"):
-            write_whole(config.out / f"{name}.{kind}", rendered(drawing.figure, kind))
-        write_whole(config.out / f"{name}.parquet", to_parquet(drawing.numbers))
-        write_whole(config.out / f"{name}.txt", f"{drawing.caption}\n".encode())
+    with _cli.Progress(len(config.figure), unit="figure") as bar:
+        for name in config.figure:
+            drawings[name] = drawing = draw(name, sizes)
+            for kind in ("png", "svg"):
+                write_whole(config.out / f"{name}.{kind}", rendered(drawing.figure, kind))
+            write_table(config.out / f"{name}.parquet", drawing.numbers)
+            write_whole(config.out / f"{name}.txt", f"{drawing.caption}\n".encode())
+            bar.done(name)
     return drawings
 
 
@@ -105,11 +109,11 @@ def main() -> int:
     Returns:
       The process's exit code.
     """
-    config = tyro.cli(Figures)
+    config = _cli.parse(Figures, {})
 
     def study() -> None:
         start = time.monotonic()
         run(config)
         print(f"{len(config.figure)} figures in {config.out} ({time.monotonic() - start:.0f} s)")
 
-    return _cli.main(study)
+    return _cli.command_line(study)

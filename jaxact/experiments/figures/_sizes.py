@@ -16,6 +16,7 @@ class Sizes(NamedTuple):
       channels: of a convolution.
       space: height and width of its map; its dense operator has (channels space^2)^2 entries.
       wide: units where theory asks for many.
+      dataset: of images, as `jaxact.training.load` takes it.
     """
 
     width: int
@@ -27,6 +28,7 @@ class Sizes(NamedTuple):
     channels: int
     space: int
     wide: int
+    dataset: str = "digits"
 
 
 PRESETS = {

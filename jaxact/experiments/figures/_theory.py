@@ -1,9 +1,7 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """Measurements beside predictions: correlations, Jacobians, and flips beside rank."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,24 +12,25 @@ from jax import lax
 from jaxtyping import Array
 from matplotlib.axes import Axes
 
-from jaxact import activations, analysis, spectral, theory
+from jaxact import activations, analysis, spectral, theory, wiring
+from jaxact.experiments._blocks import rms_norm, walk
 from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._plots import (
     COLUMN_WIDTH,
     FLOOR,
-    LABELS,
-    PLACEMENTS,
     SERIES,
     Drawing,
     by_depth,
     legend,
+    look,
     panels,
     style,
+    where,
 )
 from jaxact.experiments.figures._sizes import Sizes
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "erf")
-WIRINGS = ("plain", "post", "pre", "none")
+WIRINGS = ("plain", "post", "pre", "norm_free")
 LAWS = (*WIRINGS, "scaled")
 
 
@@ -39,10 +38,6 @@ def _cosine(x: Array, y: Array) -> Array:
     # Without a norm activations double from layer to layer: squares would overflow.
     x, y = (h / jnp.max(jnp.abs(h)) for h in (x, y))
     return jnp.sum(x * y) / jnp.sqrt(jnp.sum(jnp.square(x)) * jnp.sum(jnp.square(y)))
-
-
-def _rms_norm(h: Array) -> Array:
-    return h * lax.rsqrt(jnp.mean(jnp.square(h), -1, keepdims=True))
 
 
 def _pair(key: Array, n: int, c: Array) -> tuple[Array, Array]:
@@ -61,15 +56,26 @@ def _table(value: Any, error: Any, axes: dict[str, Any], **constants: object) ->
     return frame.assign(standard_error=np.asarray(error, np.float64).ravel())
 
 
+def _both(
+    samples: Array, x: Any, predicted: Array, predicted_x: Any = None, **constants: object
+) -> list[pd.DataFrame]:
+    """Rows of what was measured, the first axis being networks, and of what theory says."""
+    measured, error = _with_error(samples)
+    at = x if predicted_x is None else predicted_x
+    return [
+        _table(measured, error, {"x": x}, source="measured", **constants),
+        _table(predicted, None, {"x": at}, source="theory", **constants),
+    ]
+
+
 def _beside(
-    ax: Axes, table: pd.DataFrame, column: str, kinds: Sequence[str], styles: Mapping[str, Any]
+    ax: Axes, table: pd.DataFrame, column: str, kinds: Sequence[str], styles: Mapping[Any, Any]
 ) -> None:
     """For each kind theory as a line, and measurements as marks with two standard errors."""
     for kind in kinds:
-        rows = table[table[column] == kind]
-        line, points = (rows[rows.source == s] for s in ("theory", "measured"))
-        look = {**styles[kind], "marker": None}
-        ax.plot(line.x, line.value, label=LABELS.get(kind, kind), **look)
+        rows = where(table, **{column: kind})
+        line, points = (where(rows, source=s) for s in ("theory", "measured"))
+        ax.plot(line.x, line.value, **{"label": kind, **styles[kind], "marker": None})
         ax.errorbar(
             points.x,
             points.value,
@@ -82,9 +88,9 @@ def _beside(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _defects(placement: str, depth: int) -> Array:
+def _defects(word: str, depth: int) -> Array:
     """1 - correlation by depth; under jit, what else the recursion predicts is never computed."""
-    return theory.mean_field("relu", depth, placement=placement, correlation=0.2).defect
+    return theory.mean_field("relu", depth, wiring=word, correlation=0.2).defect
 
 
 def measure_correlation(sizes: Sizes) -> pd.DataFrame:
@@ -106,51 +112,38 @@ def measure_correlation(sizes: Sizes) -> pd.DataFrame:
 
         keys = jax.random.split(jax.random.key(0), sizes.seeds)
         samples = jax.vmap(lambda key, layer=layer: jax.vmap(lambda c: layer(key, c))(grid))(keys)
-        common = dict(object="one layer", quantity="correlation", activation=name)
-        measured, error = _with_error(samples)
-        frames.append(_table(measured, error, {"x": grid}, source="measured", **common))
         predicted = jax.jit(lambda c, name=name: theory.correlation_map(name, c))(
             jnp.asarray(fine, jnp.float32)
         )
-        frames.append(_table(predicted, None, {"x": fine}, source="theory", **common))
-    depths = depth_grid(sizes.depth)
+        common = dict(object="one layer", quantity="correlation", activation=name)
+        frames += _both(samples, grid, predicted, fine, **common)
+    return pd.concat([*frames, *_network_correlations(sizes)], ignore_index=True)
+
+
+def _network_correlations(sizes: Sizes) -> Iterator[pd.DataFrame]:
+    """One less the correlation of two inputs by depth in rectified networks, and its theory."""
+    n, depths = sizes.wide, depth_grid(sizes.depth)
     gain = float(theory.gain("relu"))
-    for placement in WIRINGS:
+    common = dict(object="network", quantity="correlation", activation="relu")
 
-        @functools.partial(jax.jit, static_argnames="placement")
-        def network(key: Array, placement: str) -> Array:
-            x, y = _pair(key, n, jnp.float32(0.2))
+    @functools.partial(jax.jit, static_argnames="word")
+    def network(key: Array, word: str) -> Array:
+        x, y = _pair(key, n, jnp.float32(0.2))
 
-            def step(h: Array, key: Array) -> tuple[Array, Array]:
-                w = jax.random.normal(key, (n, n)) * gain / n**0.5
-                branch = jnp.maximum(_rms_norm(h) if placement == "pre" else h, 0) @ w
-                h = branch if placement == "plain" else h + branch
-                h = _rms_norm(h) if placement == "post" else h
-                return h, _cosine(h[0], h[1])
+        def step(h: Array, key: Array) -> tuple[Array, Array]:
+            w = jax.random.normal(key, (n, n)) * gain / n**0.5
+            h = walk(word, sizes.depth, lambda h: h @ w, h, activation=jax.nn.relu)
+            return h, _cosine(h[0], h[1])
 
-            keys = jax.random.split(jax.random.fold_in(key, 1), sizes.depth)
-            return lax.scan(step, _rms_norm(jnp.stack([x, y])), keys)[1]
+        keys = jax.random.split(jax.random.fold_in(key, 1), sizes.depth)
+        return lax.scan(step, rms_norm(jnp.stack([x, y])), keys)[1]
 
-        keys = jax.random.split(jax.random.key(1), sizes.seeds)
-        samples = lax.map(lambda key, placement=placement: network(key, placement), keys)
-        chosen = samples[:, np.array(depths) - 1]
-        common = dict(object="network", quantity="correlation", activation="relu")
-        measured, error = _with_error(1 - chosen)
-        frames.append(
-            _table(measured, error, {"x": depths}, source="measured", placement=placement, **common)
-        )
-        predicted = _defects(placement, sizes.depth)
-        frames.append(
-            _table(
-                predicted[np.array(depths)],
-                None,
-                {"x": depths},
-                source="theory",
-                placement=placement,
-                **common,
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
+    keys = jax.random.split(jax.random.key(1), sizes.seeds)
+    for word in WIRINGS:
+        samples = lax.map(lambda key, word=word: network(key, word), keys)
+        predicted = _defects(word, sizes.depth)[np.array(depths)]
+        measured = 1 - samples[:, np.array(depths) - 1]
+        yield from _both(measured, depths, predicted, wiring=word, **common)
 
 
 def draw_correlation(table: pd.DataFrame) -> Drawing:
@@ -165,9 +158,9 @@ def draw_correlation(table: pd.DataFrame) -> Drawing:
                 ACTIVATIONS,
                 dict(zip(ACTIVATIONS, SERIES, strict=False)),
             ),
-            (axes[0, 1], "network", "placement", WIRINGS, PLACEMENTS),
+            (axes[0, 1], "network", "wiring", WIRINGS, {word: look(word) for word in WIRINGS}),
         ):
-            _beside(ax, table[table.object == name], column, kinds, styles)
+            _beside(ax, where(table, object=name), column, kinds, styles)
             ax.legend(handlelength=3)
         axes[0, 0].plot([-1, 1], [-1, 1], **{**FLOOR, "linewidth": 0.5})
         axes[0, 0].set_xlabel("correlation $c$ of two inputs")
@@ -180,42 +173,32 @@ def draw_correlation(table: pd.DataFrame) -> Drawing:
         figure,
         "Correlation of two inputs, measured (marks, with two standard errors over networks) and "
         "by mean-field theory (lines). Left: after one layer, C(c). Right: one less the "
-        "correlation by depth in rectified networks, from c = 0.2; every placement answers inputs "
+        "correlation by depth in rectified networks, from c = 0.2; every wiring answers inputs "
         "more and more alike, the plain network as 9 pi^2 / (2 l^2). Post-norm and no norm "
         "coincide, since the rectifier commutes with the scale.",
         table,
     )
 
 
-def _wired(placement: str, depth: int) -> dict[str, Any]:
-    """Placement and branch scale as the theory names them."""
-    scaled = placement == "scaled"
-    return dict(
-        placement="none" if scaled else placement, branch_scale=depth**-0.5 if scaled else 1.0
-    )
-
-
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _log_singular_values(key: Array, placement: str, n: int, depth: int) -> Array:
+def _log_singular_values(key: Array, word: str, n: int, depth: int) -> Array:
     """(prefixes, n): of the Jacobian of a network of branches W_2 tanh(W_1 h), by depth."""
-    wired, gain = _wired(placement, depth), theory.gain("tanh")
-    norm = wired["placement"]
+    gain = theory.gain("tanh")
 
     def layer(h: Array, key: Array) -> tuple[Array, Array]:
         first, second = jax.random.normal(key, (2, n, n)) / n**0.5
 
         def forward(h: Array) -> Array:
-            inner = second @ (_rms_norm(h) if norm == "pre" else h)
-            branch = wired["branch_scale"] * gain * (first @ activations.tanh(inner))
-            out = branch if norm == "plain" else h + branch
-            return _rms_norm(out) if norm == "post" else out
+            return walk(word, depth, lambda h: gain * (first @ activations.tanh(second @ h)), h)
 
         return forward(h), jax.jacfwd(forward)(h)
 
     start, rest = jax.random.split(key)
-    h = _rms_norm(jax.random.normal(start, (n,)))
+    h = rms_norm(jax.random.normal(start, (n,)))
     layers = lax.scan(layer, h, jax.random.split(rest, depth))[1]
-    return spectral.product_spectrum(layers, prefixes=depth_grid(depth)).log_singular_values
+    return spectral.product_spectrum(
+        layers, prefixes=depth_grid(depth), errors=False
+    ).log_singular_values
 
 
 def measure_jacobian_law(sizes: Sizes) -> pd.DataFrame:
@@ -223,26 +206,17 @@ def measure_jacobian_law(sizes: Sizes) -> pd.DataFrame:
     n, depths = sizes.wide // 2, depth_grid(sizes.depth)
     keys = jax.random.split(jax.random.key(0), sizes.seeds)
     frames = []
-    for placement in LAWS:
-        logs = lax.map(
-            lambda key, placement=placement: _log_singular_values(key, placement, n, sizes.depth),
-            keys,
-        )
+    for word in LAWS:
+        logs = lax.map(lambda key, word=word: _log_singular_values(key, word, n, sizes.depth), keys)
         # A norm of the sum loses its own direction, whose logarithm is rounding.
-        logs = logs[..., :-1] if placement == "post" else logs
-        law = theory.jacobian_log_moments(
-            "tanh", sizes.depth, layers=2, **_wired(placement, sizes.depth)
-        )
+        logs = logs[..., :-1] if wiring.get(word).placement.norm_after else logs
+        law = theory.jacobian_log_moments("tanh", sizes.depth, layers=2, wiring=word)
         for quantity, samples, predicted in (
             ("mean_log_singular_value", jnp.mean(logs, -1), law.mean),
             ("std_log_singular_value", jnp.std(logs, -1), jnp.sqrt(law.variance)),
         ):
-            common = dict(object="Jacobian", quantity=quantity, placement=placement)
-            measured, error = _with_error(samples)
-            axes = {"x": depths}
-            frames.append(_table(measured, error, axes, source="measured", **common))
-            chosen = predicted[np.array(depths)]
-            frames.append(_table(chosen, None, axes, source="theory", **common))
+            common = dict(object="Jacobian", quantity=quantity, wiring=word)
+            frames += _both(samples, depths, predicted[np.array(depths)], **common)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -254,8 +228,8 @@ def draw_jacobian_law(table: pd.DataFrame) -> Drawing:
             (axes[0, 0], "mean_log_singular_value", r"mean of $\log s$"),
             (axes[0, 1], "std_log_singular_value", r"standard deviation of $\log s$"),
         ):
-            rows = table[table.quantity == quantity]
-            _beside(ax, rows, "placement", LAWS, PLACEMENTS)
+            rows = where(table, quantity=quantity)
+            _beside(ax, rows, "wiring", LAWS, {word: look(word) for word in LAWS})
             by_depth(ax)
             ax.set_xlabel("layer")
             ax.set_ylabel(label)

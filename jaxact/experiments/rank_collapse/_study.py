@@ -1,60 +1,132 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportAttributeAccessIssue=false, reportReturnType=false
-"""The study: cells to rows, rows to one table, the table to figures and a report."""
+"""The study: its grid, what is measured of each network, and one table of all."""
 
-import concurrent.futures
-import itertools
-import json
+import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+from jaxtyping import Array, Float, Num
 
-from jaxact import analysis, training
-from jaxact.experiments import _cli
-from jaxact.experiments._plots import rendered
-from jaxact.experiments._report import Section, report
-from jaxact.experiments._store import Run, StudyError, manifest, to_parquet
-from jaxact.experiments.rank_collapse import _config, _figures, _programs
-from jaxact.experiments.rank_collapse._config import Cell, RankCollapse
-from jaxact.io import write_whole
+from jaxact import activations, analysis, spectral, training, wiring
+from jaxact.experiments import _cli, _grid
+from jaxact.experiments._blocks import linear_maps
+from jaxact.experiments._cli import POSITIVE, Must, Words, among, at_least, known
+from jaxact.experiments._depths import depth_grid
+from jaxact.experiments._grid import Cell, Grid
+from jaxact.experiments._networks import NETWORKS, Arm, DataSet, Spec, Trial, Trials, load_arrays
+from jaxact.experiments._plots import where
+from jaxact.experiments._report import study_report, write_report
+from jaxact.experiments._store import StudyError, write_json, write_table
+from jaxact.experiments.rank_collapse import _figures
 
-DEFINITIONS = {
-    "weight": "A weight matrix, outputs by inputs; a convolution's kernel unfolded, outputs by "
-    "(height x width x inputs).",
-    "weight_product": "The product of the blocks' weights up to a depth, W_l ... W_1, without "
-    "skips; convolutions as circular operators on the network's feature map.",
-    "block_product": "The product up to a depth of the blocks' linear maps, activations and norms "
-    "left out: I + s W for a residual block with branch scale s, W for a plain one.",
-    "features": "What blocks put out on training images, uncentred: samples by units; positions of "
-    "a feature map count as samples.",
-    "jacobian": "The derivative of a block's output in the network's input at one training image; "
-    "ranks are means over images.",
-    "gradient": "The gradient of the mean cross-entropy over the measured images in a weight, in "
-    "the weight's shape.",
-    "network": "The whole network: loss and accuracy.",
-    "stable_rank": "Sum of s_i^2 over s_1^2.",
-    "effective_rank": "exp(-sum p_i log p_i) with p_i = s_i / sum s (Roy & Vetterli 2007).",
-    "numerical_rank": "How many s_i exceed max(m, n) * eps * s_1, eps = 2^-23 of float32.",
-    "participation_ratio": "(sum s_i^2)^2 / sum s_i^4.",
-    "log_singular_value": "Natural logarithm of s_index, largest first, -inf for an exact zero; of "
-    "the first seed, for the Jacobian at the first image.",
-    "norm": "Frobenius norm.",
-    "cosine_similarity": "Mean cosine between the features of two different images.",
-    "loss": "Mean cross-entropy on the measured training images, in nats.",
-    "accuracy": "Share of the test images that are classified rightly.",
-    "training_loss": "Mean cross-entropy of one step's batch before its update, in nats.",
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "quick": {
+        "activations": ("relu", "tanh"),
+        "depths": (16,),
+        "conv_depths": (4,),
+        "seeds": (0, 1),
+        "steps": 20,
+        "examples": 64,
+    },
+    "paper": {
+        "activations": ("relu", "leaky_relu", "tanh", "gelu", "silu", "selu"),
+        "depths": (8, 32, 128, 512, 1000),
+        "conv_depths": (4, 16, 64),
+        "conv_width": 32,
+        "seeds": tuple(range(10)),
+        "steps": 2000,
+        "examples": 512,
+        "jacobian_examples": 8,
+    },
 }
+
+LOGS = "log_singular_value"
+
+
+def _measurable() -> list[str]:
+    return [m.name for m in analysis.MEASURES.values() if m.function is not None or m.name == LOGS]
+
+
+Count = Annotated[int, at_least(1)]
+Wirings = Annotated[tuple[str, ...], known(wiring.get, Words(wiring.names))]
+Activations = Annotated[tuple[str, ...], known(activations.get, Words(activations.names))]
+
+
+@dataclasses.dataclass(frozen=True)
+class RankCollapse:
+    """How rank degrades with depth in plain and residual networks, on real images."""
+
+    preset: Literal["default", "quick", "paper"] = "default"
+    """Where the values come from that are not given: default (some minutes on 2 cores), quick
+    (about a minute), paper (an accelerator)."""
+    networks: Annotated[tuple[str, ...], among(NETWORKS)] = tuple(NETWORKS)
+    """Kinds of network: mlp (one square weight a block), conv (two 3 x 3 convolutions a block)."""
+    wirings: Wirings = (*("plain", "original", "post", "pre", "scaled", "norm_free"),)
+    """Words of jaxact.wiring: a placement of the norm, a skip of a network without norm, or both as
+    in pre+layerscale."""
+    activations: Activations = ("relu", "tanh", "gelu")
+    """Names of activation functions in jaxact.activations."""
+    depths: Annotated[tuple[int, ...], at_least(1)] = (8, 64)
+    """Numbers of blocks of the mlp networks."""
+    conv_depths: Annotated[tuple[int, ...], at_least(1)] = (6,)
+    """Numbers of blocks of the conv networks."""
+    seeds: Annotated[
+        tuple[int, ...], at_least(0), Must("be less than 2**32", lambda seed: seed < 2**32)
+    ] = (0, 1, 2)
+    """Seeds of weights and batches; a seed is shared by all wirings and activations, so that
+    comparisons are paired."""
+    norm: Annotated[str, among(("layer", "rms"))] = "layer"
+    """Norm of the wirings that have one: layer or rms."""
+    width: Count = 64
+    """Units of the mlp networks."""
+    conv_width: Count = 8
+    """Channels of the conv networks."""
+    dataset: DataSet = "digits"
+    """A name in jaxact.training.DATASETS, such as digits (shipped with scikit-learn), the path of
+    an .npz file with arrays x and y, or of a CIFAR archive."""
+    steps: Annotated[int, at_least(0)] = 100
+    """Training steps between the two measurements (Adam); 0 measures at initialization only."""
+    batch_size: Count = 64
+    """Examples a training step."""
+    learning_rate: Annotated[float, POSITIVE] = 1e-3
+    """Adam's step size."""
+    examples: Annotated[int, at_least(2)] = 256
+    """Training examples on which features and the loss's gradient are measured."""
+    jacobian_examples: Count = 2
+    """Examples at which the input-to-layer Jacobian is measured."""
+    grid: Count = 12
+    """At how many depths, spaced by ratio, products and Jacobians are measured."""
+    measures: Annotated[tuple[str, ...], among(Words(_measurable))] = (
+        *analysis.RANKS,
+        LOGS,
+        "frobenius_norm",
+        "cosine_similarity",
+        "loss",
+    )
+    """Names in jaxact.analysis.MEASURES. Those of a spectrum are taken of weights, gradients and
+    features, and, if they do not depend on scale, of products and Jacobians too."""
+    out: pathlib.Path = pathlib.Path("runs/rank_collapse")
+    """Folder of the results; must be new or empty unless --resume is given."""
+    resume: bool = False
+    """Go on with a study that was stopped, without redoing its finished cells."""
+    share: tuple[int, int] | None = None
+    """I N: measure only this process's part of the study, the I-th of N from 0; the others run the
+    same command elsewhere, with the same --out. The last one to end, or --resume without --share,
+    writes table and report."""
+    distributed: bool = False
+    """Join the processes of a cluster that JAX detects, such as the hosts of a TPU pod."""
+
 
 COLUMNS = {
     "network": "category",
-    "placement": "category",
+    "wiring": "category",
     "norm": "category",
     "activation": "category",
     "depth": "int32",
@@ -73,6 +145,205 @@ and head have 0), ``index`` counts singular values from 1 and is 0 elsewhere, ``
 training steps done."""
 
 
+def grid(config: RankCollapse, data: training.Dataset) -> Grid:
+    """The study's grid: a cell for each network, wiring, depth and activation, over all seeds.
+
+    Args:
+      config: of the study.
+      data: its data set.
+
+    Returns:
+      The grid; the activations of one network, wiring and depth share a compiled program.
+    """
+    depths = {"mlp": config.depths, "conv": config.conv_depths}
+    cells = [
+        {"network": network, **cell}
+        for network in config.networks
+        for cell in _grid.product(
+            {"wiring": config.wirings, "depth": depths[network], "activation": config.activations}
+        )
+    ]
+
+    def compiled(cells: tuple[Cell, ...]) -> Trials:
+        return trials(config, data, cells[0]).compile(config.seeds)
+
+    def measured(cells: tuple[Cell, ...], found: Trials) -> Iterator[pd.DataFrame]:
+        return (measure(config, found, cell) for cell in cells)
+
+    together = ("network", "wiring", "depth")
+    return Grid(cells, together, lambda c: "-".join(map(str, c.values())), measured, compiled)
+
+
+def trials(config: RankCollapse, data: training.Dataset, cell: Cell) -> Trials:
+    """The program that builds, trains and observes a cell's networks, with any activation."""
+    spec = Spec(
+        cell["wiring"],
+        cell["depth"],
+        kind=cell["network"],
+        width=config.width if cell["network"] == "mlp" else config.conv_width,
+        activations=config.activations,
+        norm=config.norm,
+        marks="ends",
+        **{name: getattr(config, name) for name in ("steps", "batch_size", "examples")},
+    )
+    return Trials(spec, data, functools.partial(observe, config, spec))
+
+
+def observe(config: RankCollapse, spec: Spec, view: analysis.View) -> dict[str, Any]:
+    """What a network shows on data, before any spectrum is taken.
+
+    Args:
+      config: of the study.
+      spec: of the network.
+      view: the network with its data.
+
+    Returns:
+      ``weight`` and ``gradient``, by parameter the matrices of all layers (layer, o, i);
+      ``weight_product`` and ``block_product``, the factors of each as linear maps (layer, f, o, i),
+      f counting the frequencies of a circular convolution; ``features`` (block + 1, samples, c);
+      ``jacobian``, factored, at the depths of the grid; and ``values``, by measure a number or one
+      for each block.
+    """
+    trunk = analysis.until(view.chain, view.blocks)
+    start = jax.random.orthogonal(jax.random.key(0), view.x[0].size)
+    jacobians = jax.vmap(lambda x: analysis.input_jacobians(trunk, x, start=start)[view.blocks])(
+        view.x[: config.jacobian_examples]
+    )
+    depths = np.array(depth_grid(spec.depth, config.grid)) - 1
+    _, gradient = analysis.gradients(view.chain, view.cost, view.x)
+    of_weights, of_blocks = linear_maps(spec, view.body.params, view.x.shape[1:3])
+    return {
+        "weight": _by_parameter(view.chain),
+        "gradient": _by_parameter(gradient),
+        "weight_product": of_weights,
+        "block_product": of_blocks,
+        "features": analysis.feature_matrix(view.hidden),
+        "jacobian": jax.tree.map(lambda leaf: leaf[:, depths], jacobians),
+        "values": {
+            of.name: function(view.hidden if of.takes == "features" else view)
+            for of in map(analysis.MEASURES.__getitem__, config.measures)
+            if (function := of.function) and of.takes != "spectrum"
+        },
+    }
+
+
+def _by_parameter(chain: analysis.Chain) -> dict[str, Array]:
+    return {
+        f"{segment}.{name}": stack
+        for segment, stacks in analysis.weight_matrices(chain).items()
+        for name, stack in stacks.items()
+    }
+
+
+@functools.partial(jax.jit, static_argnames="names")
+def matrix_measures(
+    stack: Float[Array, "seed mark layer m n"], names: tuple[str, ...]
+) -> dict[str, Array]:
+    """Measures of stacked matrices."""
+    return analysis.matrix_measures(stack, names)
+
+
+@functools.partial(jax.jit, static_argnames="names")
+def log_measures(logs: Float[Array, "*batch k"], names: tuple[str, ...]) -> dict[str, Array]:
+    """Measures of square products, from the logarithms of their singular values."""
+    k = logs.shape[-1]
+    return analysis.spectrum_measures(logs, names, shape=(k, k), log=True)
+
+
+@functools.partial(jax.jit, static_argnames="prefixes")
+def product_logs(
+    maps: Num[Array, "seed mark layer f n n"], prefixes: tuple[int, ...]
+) -> Float[Array, "seed mark prefix fn"]:
+    """Log singular values of the products of the first layers, over all frequencies together."""
+
+    def one(stack):
+        return spectral.product_spectrum(stack, prefixes=prefixes, errors=False).log_singular_values
+
+    logs = jax.vmap(jax.vmap(jax.vmap(one, in_axes=1, out_axes=1)))(maps)
+    return -jnp.sort(-logs.reshape(*logs.shape[:3], -1), axis=-1)
+
+
+@jax.jit
+def jacobian_logs(product: spectral.GradedProduct) -> Float[Array, "seed mark example depth k"]:
+    """Log singular values of factored Jacobians."""
+    over = jax.vmap(jax.vmap(jax.vmap(jax.vmap(spectral.graded_spectrum))))
+    return over(product)
+
+
+def measure(config: RankCollapse, program: Trials, cell: Cell) -> pd.DataFrame:
+    """Measures one cell at initialization and, if it trains, after training.
+
+    Args:
+      config: the study's config.
+      program: the program that serves the cell.
+      cell: what to measure.
+
+    Returns:
+      The cell's rows, with the columns of the study's table.
+    """
+    (trial,) = program.run(cell["activation"], config.seeds, [Arm(config.learning_rate)])
+    frames = list(_rows(config, program, trial))
+    rows = pd.concat(frames, ignore_index=True).assign(
+        **cell, norm=config.norm if wiring.get(cell["wiring"]).normed else "none"
+    )
+    phases = {0: "initial", config.steps: "trained"} if config.steps else {0: "initial"}
+    training_loss = rows.quantity == "training_loss"
+    rows["phase"] = rows.step.map(phases).where(~training_loss, "training")
+    for column, value in {"parameter": "", "layer": 0, "index": 0}.items():
+        rows[column] = rows[column].fillna(value) if column in rows else value
+    return rows.filter(list(COLUMNS)).astype({k: v for k, v in COLUMNS.items() if v != "category"})
+
+
+def _rows(config: RankCollapse, program: Trials, trial: Trial) -> Iterator[pd.DataFrame]:
+    """The rows of all that was observed: spectra are taken here, by programs that depth shares."""
+    seen, depth = trial.observed, program.spec.depth
+    both = {"seed": list(config.seeds), "step": program.at}
+    depths = depth_grid(depth, config.grid)
+    spectrum = [m for m in analysis.taking("spectrum") if m.name in config.measures]
+    names = tuple(m.name for m in spectrum)
+    scale_free = tuple(m.name for m in spectrum if m.scale_free)
+
+    def rows(found: Mapping[str, Any], layers: Sequence[int], **constants: object):
+        for name, values in found.items():
+            axes = {**both, "layer": layers}
+            yield analysis.tidy(values, axes, quantity=name, **constants)
+
+    for of in ("weight", "gradient"):
+        for parameter, stack in seen[of].items():
+            inside = parameter.startswith("blocks")
+            layers = range(1, stack.shape[2] + 1) if inside else [0] * stack.shape[2]
+            yield from rows(matrix_measures(stack, names), layers, object=of, parameter=parameter)
+    features = seen["features"]
+    yield from rows(matrix_measures(features, names), range(features.shape[2]), object="features")
+    logs = {
+        of: product_logs(seen[of], tuple(seen[of].shape[2] // depth * d for d in depths))[
+            :, :, None
+        ]
+        for of in ("weight_product", "block_product")
+    }
+    for of, found in {**logs, "jacobian": jacobian_logs(seen["jacobian"])}.items():
+        means = {
+            name: np.mean(np.asarray(values, np.float64), axis=2)
+            for name, values in log_measures(found, scale_free).items()
+        }
+        yield from rows(means, depths, object=of)
+        if LOGS in config.measures:
+            axes = {"step": program.at, "layer": depths, "index": range(1, found.shape[-1] + 1)}
+            first = found[0, :, 0]
+            yield analysis.tidy(first, axes, seed=config.seeds[0], object=of, quantity=LOGS)
+    for name, values in {**seen["values"], "test_accuracy": seen["test_accuracy"]}.items():
+        of = analysis.MEASURES[name].object
+        if values.ndim == 2:
+            yield analysis.tidy(values, both, object=of, quantity=name)
+        else:
+            first = values.shape[2] != depth + 1
+            layers = range(first, values.shape[2] + first)
+            yield from rows({name: values}, layers, object=of)
+    if config.steps:
+        axes = {"seed": both["seed"], "step": range(config.steps)}
+        yield analysis.tidy(trial.losses, axes, object="network", quantity="training_loss")
+
+
 def run(config: RankCollapse) -> pathlib.Path:
     """Runs the study, or what is left of it, and writes its folder.
 
@@ -86,222 +357,40 @@ def run(config: RankCollapse) -> pathlib.Path:
     Raises:
       StudyError: if the config or the folder does not serve, before anything is compiled.
     """
-    _config.validate(config)
-    try:
-        data = training.load(config.dataset)
-    except ValueError as error:
-        raise StudyError(f"dataset: {error}") from error
-    _fits(config, data)
-    fields = _config.outcome_fields(config)
-    index, count = config.share or (jax.process_index(), jax.process_count())
-    if index == 0:
-        folder = Run.open(config.out, fields, resume=config.resume)
-    else:
-        folder = Run.join(config.out, fields)
-    cells = list(_config.cells(config))
-    groups = [list(group) for _, group in itertools.groupby(cells, key=lambda cell: cell[:3])]
-    share = [cell for group in groups[index::count] for cell in group]
-    left = [cell for cell in share if not folder.finished(cell.name)]
-    with tqdm(total=len(share), initial=len(share) - len(left), unit="cell") as bar:
-        for cell, program in _compiled(config, data, left):
-            bar.set_description(cell.name)
-            folder.store(cell.name, measure(config, program, cell))
-            bar.update()
-
-    def whole() -> bool:
-        return all(folder.finished(cell.name) for cell in cells)
-
-    while jax.process_count() > 1 and not whole():
-        time.sleep(0.5)  # A process that leaves early would end the others.
-    if whole() and (config.share is not None or index == 0):
-        _write(folder, config, cells)
-    return folder.folder
-
-
-def _write(folder: Run, config: RankCollapse, cells: Sequence[Cell]) -> None:
-    """The table of all cells, and what is made of it."""
-    table = folder.table([cell.name for cell in cells]).astype(COLUMNS)
-    write_whole(folder.folder / "table.parquet", to_parquet(table))
-    write_whole(folder.folder / "definitions.json", json.dumps(DEFINITIONS, indent=2).encode())
-    facts = manifest()
-    write_whole(folder.folder / "manifest.json", json.dumps(facts, indent=2).encode())
-    write_report(folder.folder, config, table, facts)
-
-
-def _compiled(
-    config: RankCollapse, data: training.Dataset, cells: Sequence[Cell]
-) -> Iterator[tuple[Cell, _programs.Program]]:
-    """Cells with their programs; the next program compiles while the cells of one are measured."""
-    groups = [list(group) for _, group in itertools.groupby(cells, key=lambda cell: cell[:3])]
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-
-        def start(group: list[Cell]) -> concurrent.futures.Future[_programs.Program]:
-            first = group[0]
-            program = _programs.Program(config, data, first.network, first.placement, first.depth)
-            return thread.submit(program.compile)
-
-        waiting = start(groups[0]) if groups else None
-        for number, group in enumerate(groups, start=1):
-            assert waiting is not None
-            program = waiting.result()
-            waiting = start(groups[number]) if number < len(groups) else None
-            yield from ((cell, program) for cell in group)
-
-
-def _fits(config: RankCollapse, data: training.Dataset) -> None:
+    _cli.validate(config)
+    if config.share is not None and not 0 <= config.share[0] < config.share[1]:
+        raise StudyError(f"share: must be I N with 0 <= I < N; got {config.share}")
+    data = load_arrays(config.dataset)
     for name in ("examples", "batch_size", "jacobian_examples"):
-        if getattr(config, name) > len(data.train_x):
-            raise StudyError(
-                f"{name}: must be at most the {len(data.train_x)} training examples; "
-                f"got {getattr(config, name)}"
-            )
-
-
-def measure(config: RankCollapse, program: _programs.Program, cell: Cell) -> pd.DataFrame:
-    """Measures one cell at initialization and, if it trains, after training.
-
-    Args:
-      config: the study's config.
-      program: the compiled program that serves the cell.
-      cell: what to measure.
-
-    Returns:
-      The cell's rows, with the columns of the study's table.
-    """
-    index = jnp.asarray(config.activations.index(cell.activation), jnp.int32)
-    seeds = program.seeds
-    leaves = program.initialize(index, seeds)
-    frames = _phase(config, program, program.observe(index, leaves), "initial", 0)
-    if config.steps:
-        fit = program.train(index, leaves, seeds)
-        frames += _phase(
-            config, program, program.observe(index, fit.params), "trained", config.steps
+        most = Must(
+            f"be at most the {len(data.train_x)} training examples", len(data.train_x).__ge__
         )
-        frames += [
-            analysis.tidy(
-                fit.losses,
-                {"seed": config.seeds, "step": range(config.steps)},
-                phase="training",
-                object="network",
-                quantity="training_loss",
-            )
-        ]
-    rows = pd.concat(frames, ignore_index=True).assign(
-        network=cell.network,
-        placement=cell.placement,
-        norm=config.norm if cell.placement in ("post", "pre") else "none",
-        activation=cell.activation,
-        depth=cell.depth,
-    )
-    rows = rows.fillna({"parameter": "", "layer": 0, "index": 0, "step": 0})
-    return rows[list(COLUMNS)].astype({k: v for k, v in COLUMNS.items() if v != "category"})
-
-
-def _phase(
-    config: RankCollapse,
-    program: _programs.Program,
-    seen: _programs.Observations,
-    phase: str,
-    step: int,
-) -> list[pd.DataFrame]:
-    """The rows of one measurement of all seeds."""
-    frames: list[pd.DataFrame] = []
-    common: dict[str, object] = {"phase": phase, "step": step}
-    seeds = list(config.seeds)
-    grid = list(program.grid)
-
-    def add(values: Any, axes: Mapping[str, Sequence[Any]], **constants: object) -> None:
-        frames.append(analysis.tidy(values, axes, **common, **constants))
-
-    def add_ranks(ranks: analysis.Ranks, axes: Mapping[str, Sequence[Any]], **constants: object):
-        for quantity, values in ranks._asdict().items():
-            add(values, axes, quantity=quantity, **constants)
-
-    for parameter, stack in seen.weights.items():
-        axes = {"seed": seeds, "layer": _layers(parameter, stack.shape[1])}
-        gradient = seen.gradients[parameter]
-        add_ranks(_programs.matrix_ranks(stack), axes, object="weight", parameter=parameter)
-        add_ranks(_programs.matrix_ranks(gradient), axes, object="gradient", parameter=parameter)
-        norm = jnp.linalg.norm(gradient, axis=(-2, -1))
-        add(norm, axes, object="gradient", parameter=parameter, quantity="norm")
-
-    blocks = {"seed": seeds, "layer": range(seen.features.shape[1])}
-    add_ranks(_programs.matrix_ranks(seen.features), blocks, object="features")
-    add(seen.cosine, blocks, object="features", quantity="cosine_similarity")
-
-    depths = {"seed": seeds, "layer": grid}
-    for name, maps in (("weight_product", seen.weight_maps), ("block_product", seen.block_maps)):
-        per_block = maps.shape[1] // program.depth
-        logs = _programs.product_logs(maps, tuple(per_block * d for d in grid))
-        add_ranks(_programs.log_ranks(logs), depths, object=name)
-        add(
-            logs[:1],
-            {"seed": seeds[:1], "layer": grid, "index": _from_one(logs)},
-            object=name,
-            quantity="log_singular_value",
-        )
-
-    logs = _programs.jacobian_logs(seen.jacobian)
-    ranks = _programs.log_ranks(logs)
-    for quantity, values in ranks._asdict().items():
-        means = np.mean(np.asarray(values, np.float64), axis=1)
-        add(means, depths, object="jacobian", quantity=quantity)
-    add(
-        logs[:1, 0],
-        {"seed": seeds[:1], "layer": grid, "index": _from_one(logs)},
-        object="jacobian",
-        quantity="log_singular_value",
-    )
-
-    add(seen.loss, {"seed": seeds}, object="network", quantity="loss")
-    add(seen.accuracy, {"seed": seeds}, object="network", quantity="accuracy")
-    return frames
-
-
-def _layers(parameter: str, count: int) -> Sequence[int]:
-    return range(1, count + 1) if parameter.startswith("blocks") else [0] * count
-
-
-def _from_one(logs: jax.Array) -> range:
-    return range(1, logs.shape[-1] + 1)
-
-
-def write_report(
-    folder: pathlib.Path, config: RankCollapse, table: pd.DataFrame, facts: dict[str, Any]
-) -> None:
-    """Draws the figures and writes the report.
-
-    Args:
-      folder: the study's folder; ``figures/`` and ``report.html`` are written in it.
-      config: the study's config.
-      table: its table.
-      facts: its manifest.
-    """
-    (folder / "figures").mkdir(exist_ok=True)
-    sections = []
-    for drawing in _figures.draw(table, config):
-        svg = rendered(drawing.figure, "svg")
-        write_whole(folder / "figures" / f"{drawing.name}.svg", svg)
-        write_whole(folder / "figures" / f"{drawing.name}.png", rendered(drawing.figure, "png"))
-        sections.append(Section(drawing.name, svg, drawing.caption, drawing.numbers))
-    when = f"at initialization and after {config.steps} training steps"
-    wirings = "; ".join(f"{name} ({_config.PLACEMENTS[name]})" for name in config.placements)
-    page = report(
-        "How rank degrades with depth",
-        [
+        _cli.check(name, getattr(config, name), most)
+    fields = _cli.outcome_fields(config)
+    folder = _grid.open_run(config.out, fields, resume=config.resume, share=config.share)
+    cells = grid(config, data)
+    with _cli.Progress(len(cells.cells)) as bar:
+        whole = _grid.run_grid(cells, folder, bar, share=config.share)
+    if whole and (config.share is not None or jax.process_index() == 0):
+        table = folder.table(cells.names).astype(COLUMNS)
+        names = dict.fromkeys([*table.object.unique(), *table.quantity.unique()])
+        write_table(folder.folder / "table.parquet", table)
+        write_json(folder.folder / "definitions.json", analysis.definitions(names))
+        when = f"at initialization and after {config.steps} training steps"
+        equations = "; ".join(f"{w} ({wiring.get(w).equation()})" for w in config.wirings)
+        report = study_report(
+            "How rank degrades with depth",
             "Networks that differ in one choice only - the skip, the norm and its placement - were "
             f"measured on {config.dataset} {when if config.steps else 'at initialization'}. "
-            f"Placements: {wirings}."
-        ],
-        sections,
-        summary=summary(table),
-        definitions=DEFINITIONS,
-        facts={
-            "Config": json.dumps(_config.outcome_fields(config), indent=2),
-            "Versions and device": json.dumps(facts, indent=2),
-        },
-    )
-    write_whole(folder / "report.html", page.encode())
+            f"Wirings: {equations}.",
+            _figures.draw(table, config),
+            summary=summary(table),
+            names=names,
+            config=fields,
+            facts=folder.facts,
+        )
+        write_report(folder.folder, report)
+    return folder.folder
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -311,15 +400,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
       table: the study's table.
 
     Returns:
-      A frame with the columns network, placement, activation, depth, and one for each measurement.
+      A frame with the columns network, wiring, activation, depth, and one for each measurement.
     """
-    last = table[(table.layer == table.depth) & (table.quantity == "effective_rank")]
-    last = last[last.object.isin(["block_product", "features", "jacobian"])]
+    objects = ("block_product", "features", "jacobian")
+    last = where(table, table.layer == table.depth, quantity="effective_rank", object=objects)
     last = last.assign(column=last.object.astype(str) + ", " + last.phase.astype(str))
-    whole = table[table.quantity.isin(["loss", "accuracy"])]
+    whole = where(table, table.phase != "training", object="network", layer=0)
     whole = whole.assign(column=whole.quantity.astype(str) + ", " + whole.phase.astype(str))
     rows = pd.concat([last, whole])
-    keys = ["network", "placement", "activation", "depth"]
+    keys = ["network", "wiring", "activation", "depth"]
     order = list(dict.fromkeys(rows.column))
     wide = rows.pivot_table(
         index=keys, columns="column", values="value", aggfunc="median", observed=True, sort=False
@@ -333,7 +422,7 @@ def main() -> int:
     Returns:
       The process's exit code.
     """
-    config = _cli.parse(RankCollapse, _config.PRESETS)
+    config = _cli.parse(RankCollapse, PRESETS)
 
     def study() -> None:
         start = time.monotonic()
@@ -347,4 +436,4 @@ def main() -> int:
         print(summary(pd.read_parquet(folder / "table.parquet")).to_string(float_format="%.3g"))
         print(f"\n{folder / 'report.html'} ({seconds:.0f} s)")
 
-    return _cli.main(study)
+    return _cli.command_line(study)

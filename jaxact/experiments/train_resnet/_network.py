@@ -66,11 +66,14 @@ def _nearest(name: str) -> str:
     return f"; nearest: {', '.join(near)}" if near else ""
 
 
-def ranks(network: training.Functional, x: Array) -> Callable[[training.State], Mapping[str, Any]]:
+def measurement(
+    network: training.Functional, names: tuple[str, ...], x: Array
+) -> Callable[[training.State], Mapping[str, Any]]:
     """A measurement of a run: ranks of features and weights by layer.
 
     Args:
       network: the network taken apart.
+      names: of measures that take a spectrum.
       x: examples on which features are measured, as the network takes them.
 
     Returns:
@@ -83,21 +86,20 @@ def ranks(network: training.Functional, x: Array) -> Callable[[training.State], 
         module = network.merge(params, stats)
         module.eval()
         chain = analysis.as_chain(module)
-        found: dict[str, analysis.Ranks] = {}
+        found: dict[str, dict[str, Array]] = {}
         for segment, h in analysis.features(chain, x).items():
             matrices = analysis.feature_matrix(h.astype(jnp.float32))
-            found[f"features/{segment}"] = analysis.matrix_ranks(matrices)
+            found[f"features/{segment}"] = analysis.matrix_measures(matrices, names)
         for segment, stacks in analysis.weight_matrices(chain).items():
             for path, stack in stacks.items():
-                found[f"weight/{segment}.{path}"] = analysis.matrix_ranks(stack)
+                found[f"weight/{segment}.{path}"] = analysis.matrix_measures(stack, names)
         return found
 
     def measure(state: training.State) -> dict[str, Any]:
-        found = measured(state.params, state.stats)
         return {
             f"{name}/{quantity}": np.asarray(values).tolist()
-            for name, each in found.items()
-            for quantity, values in each._asdict().items()
+            for name, each in measured(state.params, state.stats).items()
+            for quantity, values in each.items()
         }
 
     return measure

@@ -1,17 +1,17 @@
 """Claims of the literature put to the test: pre-registered studies, verdicts computed from data."""
 
+from jaxact.experiments._plots import lines as lines
+from jaxact.experiments.verdicts._cells import train_cells as train_cells
+from jaxact.experiments.verdicts._cells import trials as trials
 from jaxact.experiments.verdicts._effects import by_seed as by_seed
 from jaxact.experiments.verdicts._effects import remaining as remaining
 from jaxact.experiments.verdicts._effects import select as select
-from jaxact.experiments.verdicts._networks import MEASURES as MEASURES
-from jaxact.experiments.verdicts._networks import WIRINGS as WIRINGS
-from jaxact.experiments.verdicts._networks import train_cells as train_cells
-from jaxact.experiments.verdicts._plots import lines as lines
 from jaxact.experiments.verdicts._protocol import Batch as Batch
 from jaxact.experiments.verdicts._protocol import Budget as Budget
 from jaxact.experiments.verdicts._protocol import Plot as Plot
 from jaxact.experiments.verdicts._protocol import Prediction as Prediction
 from jaxact.experiments.verdicts._protocol import Study as Study
+from jaxact.experiments.verdicts._protocol import budgets as budgets
 from jaxact.experiments.verdicts._run import Result as Result
 from jaxact.experiments.verdicts._run import Verdicts as Verdicts
 from jaxact.experiments.verdicts._run import main as main

@@ -1,18 +1,13 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportReturnType=false, reportAttributeAccessIssue=false
 """From a study's table to one number for each seed."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from jaxact.experiments._plots import where as rows_where
 from jaxact.experiments.verdicts._statistics import rank_correlation
-
-CHANCE = math.log(10)
-"""The loss of a guess among the ten digits, in nats."""
 
 
 def select(table: pd.DataFrame, quantity: str, /, **where: Any) -> pd.DataFrame:
@@ -30,11 +25,11 @@ def select(table: pd.DataFrame, quantity: str, /, **where: Any) -> pd.DataFrame:
     Raises:
       KeyError: if there are none.
     """
-    rows = table[table.quantity == quantity]
+    rows = rows_where(table, quantity=quantity)
     for column, value in where.items():
         if isinstance(value, str) and value in ("first", "last"):
             value = rows[column].min() if value == "first" else rows[column].max()
-        rows = rows[rows[column].isin(value if isinstance(value, tuple) else (value,))]
+        rows = rows_where(rows, **{column: value})
     if rows.empty:
         raise KeyError(f"no {quantity} where {where}")
     return rows
@@ -45,7 +40,13 @@ def by_seed(table: pd.DataFrame, quantity: str, /, **where: Any) -> pd.Series:
 
     A mean over anything not finite is not finite.
     """
-    return select(table, quantity, **where).groupby("seed").value.agg(_mean).sort_index()
+    return mean_by_seed(select(table, quantity, **where))
+
+
+def mean_by_seed(rows: pd.DataFrame, /) -> pd.Series:
+    """The mean of the values of each seed."""
+    by_seed: Any = rows.groupby("seed").value
+    return by_seed.agg(_mean).sort_index()
 
 
 def _mean(values: pd.Series) -> float:
@@ -57,18 +58,28 @@ def remaining(table: pd.DataFrame, /, **where: Any) -> pd.Series:
 
     Where ``where`` leaves several step sizes open, that with the smallest median is taken.
     """
-    rows = select(table, "loss", step="last", **where)
-    share = (rows.value / CHANCE).where(np.isfinite(rows.value), 1.0).clip(upper=1.0)
-    rows = rows.assign(value=share)
-    if "rate" in rows and rows.rate.nunique() > 1:
-        medians = rows.groupby("rate").value.median()
-        rows = rows[rows.rate == medians.idxmin()]
-    return rows.groupby("seed").value.mean().sort_index()
+    rows = over_chance(select(table, "loss", step="last", **where))
+    if "rate" in rows:
+        rows = rows_where(rows, **best(rows, ("rate",)))
+    return mean_by_seed(rows)
+
+
+def over_chance(losses: pd.DataFrame, /) -> pd.DataFrame:
+    """Losses over that of a guess, at most 1; 1 where training diverged."""
+    share: Any = losses.value / losses.chance
+    return losses.assign(value=share.where(np.isfinite(share), 1.0).clip(upper=1.0))
+
+
+def best(losses: pd.DataFrame, columns: Sequence[str], /) -> dict[str, Any]:
+    """The values of some columns with the smallest median over seeds."""
+    medians: Any = losses.groupby(list(columns)).value.median()
+    found = medians.idxmin()
+    values = found if isinstance(found, tuple) else (found,)
+    return dict(zip(columns, values, strict=True))
 
 
 def correlation(
-    rows: Callable[[pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame]],
-    keys: Sequence[str],
+    rows: Callable[[pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame]], keys: Sequence[str]
 ) -> Callable[[pd.DataFrame], np.ndarray]:
     """An effect: for each seed the rank correlation of two quantities over the rows they share.
 

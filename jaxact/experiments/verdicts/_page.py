@@ -1,54 +1,16 @@
-"""The page of verdicts: one list of blocks, written as HTML in one file and as Markdown."""
+"""The page of verdicts, as blocks."""
 
-import html as escape
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-from jaxact.experiments import _plots, _report
+from jaxact.experiments._plots import Drawing
+from jaxact.experiments._report import Block, Code, Heading, Paragraph, Table, picture
 from jaxact.experiments.verdicts._protocol import Prediction
 from jaxact.experiments.verdicts._statistics import Outcome
-
-
-class Heading(NamedTuple):
-    """A heading."""
-
-    level: int
-    text: str
-
-
-class Paragraph(NamedTuple):
-    """A paragraph, opened by a bold word if ``lead`` is given."""
-
-    text: str
-    lead: str = ""
-
-
-class Table(NamedTuple):
-    """A table of text."""
-
-    frame: pd.DataFrame
-
-
-class Code(NamedTuple):
-    """Preformatted text."""
-
-    text: str
-
-
-class Picture(NamedTuple):
-    """A figure in two formats."""
-
-    name: str
-    svg: bytes
-    png: bytes
-    caption: str
-
-
-Block = Heading | Paragraph | Table | Code | Picture
 
 METHOD = (
     "Claims, measurements, smallest effects of interest and rules were fixed in the code before "
@@ -66,12 +28,7 @@ METHOD = (
 
 
 def page(
-    results: Sequence[Any],
-    /,
-    *,
-    preset: str,
-    alpha: float,
-    facts: Mapping[str, Any],
+    results: Sequence[Any], /, *, preset: str, alpha: float, facts: Mapping[str, Any]
 ) -> list[Block]:
     """The page as blocks.
 
@@ -159,9 +116,7 @@ def _claim(result: Any) -> list[Block]:
     rows = [_row(p, o) for p, o in zip(study.predictions, outcomes, strict=True)]
     blocks.append(Table(pd.DataFrame(rows)))
     for plot in study.plots:
-        drawn = plot.draw(table)
-        svg, png = (_plots.rendered(drawn, kind) for kind in ("svg", "png"))
-        blocks.append(Picture(plot.name, svg, png, plot.caption))
+        blocks.append(picture(Drawing(plot.name, plot.draw(table), plot.caption, pd.DataFrame())))
     return blocks
 
 
@@ -224,54 +179,3 @@ def _budgets(results: Sequence[Any], preset: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def figures(blocks: Sequence[Block]) -> list[Picture]:
-    """The figures among blocks."""
-    return [block for block in blocks if isinstance(block, Picture)]
-
-
-def markdown(blocks: Sequence[Block], folder: str) -> str:
-    """Blocks as Markdown, whose figures lie in a folder."""
-    return "\n\n".join(_markdown(block, folder) for block in blocks) + "\n"
-
-
-def _markdown(block: Block, folder: str) -> str:
-    match block:
-        case Heading(level, text):
-            return f"{'#' * level} {text}"
-        case Paragraph(text, lead):
-            return f"**{lead}** {text}" if lead else text
-        case Code(text):
-            return f"```json\n{text}\n```"
-        case Picture():
-            return f"![{block.caption}]({folder}/{block.name}.svg)\n\n*{block.caption}*"
-        case Table(frame):
-            lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.values.tolist()]
-            cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
-            return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def html(blocks: Sequence[Block]) -> str:
-    """Blocks as one HTML page that needs no network."""
-    title = next(block.text for block in blocks if isinstance(block, Heading))
-    return _report.document(title, "".join(_html(block) for block in blocks))
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Heading(level, text):
-            return f"<h{level}>{escape.escape(text)}</h{level}>"
-        case Paragraph(text, lead):
-            opened = f"<b>{escape.escape(lead)}</b> " if lead else ""
-            parts = escape.escape(text).split("`")
-            marked = "".join(
-                f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)
-            )
-            return f"<p>{opened}{marked}</p>"
-        case Code(text):
-            return f"<pre>{escape.escape(text)}</pre>"
-        case Picture():
-            return _report.figure(block.name, block.svg, escape.escape(block.caption))
-        case Table(frame):
-            return _report.table(frame)

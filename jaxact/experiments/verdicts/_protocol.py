@@ -1,17 +1,16 @@
 """What a study is: a claim, what it predicts, what is measured, and the rule that decides."""
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from jaxact import training
+from jaxact.experiments._grid import Cell, Grid, Spent, product
 from jaxact.experiments._store import StudyError
-
-Cell = Mapping[str, Any]
-"""One point of a study's grid: a value for each factor."""
 
 PRESETS = ("quick", "default", "paper")
 
@@ -31,6 +30,33 @@ class Budget:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def budgets(
+    seeds: Mapping[str, int], grid: Mapping[str, Any], settings: Mapping[str, Any], /
+) -> dict[str, Budget]:
+    """The budgets of a study, side by side.
+
+    Args:
+      seeds: by preset the number of seeds.
+      grid: by factor its values: a tuple, or by preset a tuple.
+      settings: by name what does not vary within the study: a value, or by preset a value.
+
+    Returns:
+      A `Budget` for each preset.
+    """
+
+    def of(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v[preset] if isinstance(v, Mapping) else v for k, v in given.items()}
+
+    return {
+        preset: Budget(n, of(preset, grid), of(preset, settings)) for preset, n in seeds.items()
+    }
+
+
+def by_preset(quick: Any, default: Any, paper: Any) -> dict[str, Any]:
+    """What differs between the presets."""
+    return {"quick": quick, "default": default, "paper": paper}
+
+
 class Batch(NamedTuple):
     """Cells that are measured in one call, over all seeds.
 
@@ -38,11 +64,15 @@ class Batch(NamedTuple):
       cells: the cells, which agree in the study's ``together`` factors.
       seeds: the seeds.
       settings: the budget's.
+      data: the data set.
+      program: what the study's ``prepare`` gave.
     """
 
     cells: tuple[Cell, ...]
     seeds: tuple[int, ...]
     settings: Mapping[str, Any]
+    data: training.Dataset
+    program: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +120,25 @@ class Plot(NamedTuple):
     caption: str
 
 
+def predicts(name: str, /, **rule: Any) -> Callable[[Callable[[pd.DataFrame], Any]], Prediction]:
+    """Makes a prediction of an effect, whose docstring is the statement.
+
+    Args:
+      name: see `Prediction`.
+      **rule: bound, side, unit and exact of `Prediction`.
+    """
+    return lambda effect: Prediction(name, _said(effect), effect, **rule)
+
+
+def plotted(name: str, /) -> Callable[[Callable[[pd.DataFrame], Figure]], Plot]:
+    """Makes a figure of a function that draws, whose docstring is the caption."""
+    return lambda draw: Plot(name, draw, _said(draw))
+
+
+def _said(function: Callable[..., Any]) -> str:
+    return " ".join((function.__doc__ or "").split())
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A claim of the literature and the measurement that decides on it.
@@ -108,7 +157,9 @@ class Study:
       budgets: by preset.
       measure: from a `Batch` to, for each of its cells in order, a frame with the columns
         ``quantity`` and ``value``, ``seed``, and any others (``layer``, ``step``, ...).
-      together: the factors in which the cells of a batch agree; all cells are one batch by default.
+      prepare: from a batch to the ``program`` that ``measure`` finds in it, made beside the
+        measuring of the batch before.
+      together: the factors in which the cells of a batch agree; all are one batch by default.
       plots: the figures.
       keep: whether a cell of the product is part of the study.
       uses: names of studies whose rows are appended to the table; they are run first.
@@ -125,6 +176,7 @@ class Study:
     depends: str
     budgets: Mapping[str, Budget]
     measure: Callable[[Batch], Sequence[pd.DataFrame]]
+    prepare: Callable[[Batch], Any] = lambda batch: None
     together: tuple[str, ...] = ()
     plots: tuple[Plot, ...] = ()
     keep: Callable[[Cell], bool] = lambda cell: True
@@ -145,20 +197,31 @@ class Study:
 
     def cells(self, preset: str) -> list[Cell]:
         """The cells under a preset, in the order of the product."""
-        grid = self.budget(preset).grid
-        cells = (
-            dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+        return [cell for cell in product(self.budget(preset).grid) if self.keep(cell)]
+
+    def grid(self, preset: str, data: training.Dataset, measures: tuple[str, ...] = ()) -> Grid:
+        """The study as the runner takes it; ``measures`` are taken beside those it names."""
+        budget = self.budget(preset)
+        settings = dict(budget.settings)
+        if "measures" in settings:
+            settings["measures"] = tuple(dict.fromkeys((*settings["measures"], *measures)))
+
+        def batch(cells: tuple[Cell, ...], program: Any = None) -> Batch:
+            return Batch(cells, tuple(range(budget.seeds)), settings, data, program)
+
+        def finish(cell: Cell, rows: pd.DataFrame, spent: Spent) -> pd.DataFrame:
+            times = pd.DataFrame({"quantity": Spent._fields, "value": spent, "seed": -1})
+            labels = {factor: value for factor, value in cell.items() if factor not in rows}
+            return pd.concat([rows, times], ignore_index=True).assign(study=self.name, **labels)
+
+        return Grid(
+            self.cells(preset),
+            self.together,
+            self.cell_name,
+            lambda cells, program: self.measure(batch(cells, program)),
+            lambda cells: self.prepare(batch(cells)),
+            finish,
         )
-        return [cell for cell in cells if self.keep(cell)]
-
-    def batches(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, ...]]:
-        """The cells in groups that agree in ``together``."""
-
-        def key(cell: Cell) -> tuple[str, ...]:
-            return tuple(str(cell[factor]) for factor in self.together)
-
-        for _, group in itertools.groupby(sorted(cells, key=key), key=key):
-            yield tuple(group)
 
     def cell_name(self, cell: Cell) -> str:
         """The name of a cell's file, without suffix."""
@@ -189,3 +252,30 @@ class Study:
             "cells": len(self.cells(preset)),
             "settings": dict(budget.settings),
         }
+
+
+WORDS = ("claim", "source", "hypothesis", "measurement", "theory")
+
+
+def words(text: str | None, /) -> dict[str, Any]:
+    """The number and the words of a study, from the docstring of its file.
+
+    Args:
+      text: a first line ``Claim NUMBER: ...``, and after it a paragraph for each of `WORDS`, opened
+        by the word and a colon; what it has no paragraph for is "".
+
+    Returns:
+      These fields of `Study`.
+
+    Raises:
+      ValueError: if there is no text (Python was told to drop docstrings), or no number.
+    """
+    first, _, rest = (text or "").partition("\n")
+    number = re.match(r"Claim (\d+):", first)
+    if number is None:
+        raise ValueError(f"text must begin with 'Claim NUMBER:'; got {first!r}")
+    found: dict[str, Any] = dict.fromkeys(WORDS, "")
+    for paragraph in rest.strip().split("\n\n"):
+        word, _, said = paragraph.partition(":")
+        found[word.strip().lower()] = " ".join(said.split())
+    return {"number": int(number[1]), **found}

@@ -1,31 +1,31 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportArgumentType=false, reportReturnType=false
 """Runs studies: cells to tables, tables to verdicts, verdicts to a page."""
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import pandas as pd
-from tqdm import tqdm
 
-from jaxact.experiments import _cli
-from jaxact.experiments._store import Run, StudyError, manifest, to_parquet
+from jaxact import analysis
+from jaxact.experiments import _cli, _grid
+from jaxact.experiments._cli import INSIDE, Must, Words, known
+from jaxact.experiments._grid import Spent
+from jaxact.experiments._networks import DataSet, load_arrays
+from jaxact.experiments._plots import where
+from jaxact.experiments._report import markdown, pictures, write_report
+from jaxact.experiments._store import StudyError, write_table
 from jaxact.experiments.verdicts import _page, studies
-from jaxact.experiments.verdicts._protocol import Batch, Study
-from jaxact.experiments.verdicts._statistics import (
-    ALPHA,
-    Outcome,
-    Test,
-    Verdict,
-    decide,
-    verdict,
-)
+from jaxact.experiments.verdicts._protocol import Study
+from jaxact.experiments.verdicts._statistics import ALPHA, Outcome, Test, Verdict, decide, verdict
 from jaxact.io import write_whole
+
+OF_VIEW = known(analysis.resolve, Words(analysis.names_of_view))
+CLAIMS = Must(
+    "", lambda number: True, Words(lambda: [f"{s.number} {s.name}" for s in studies.STUDIES])
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +35,28 @@ class Verdicts:
     preset: Literal["quick", "default", "paper"] = "default"
     """Budget: quick (2 cores, minutes), default (2 cores, about an hour), paper (an
     accelerator)."""
-    claims: tuple[int, ...] = ()
+    claims: Annotated[tuple[int, ...], CLAIMS] = ()
     """Numbers of the claims to study; all by default. The correction for several tests is over
     those that are run."""
-    alpha: float = ALPHA
+    alpha: Annotated[float, INSIDE] = ALPHA
     """Probability of any wrong decision in the run, at most."""
+    dataset: DataSet = "digits"
+    """What networks are trained on: a name in jaxact.training.DATASETS, or the path of an .npz file
+    or of a CIFAR archive."""
+    measures: Annotated[tuple[str, ...], OF_VIEW] = ()
+    """Names in jaxact.analysis.MEASURES that are taken of every network that is trained, beside
+    those that the claims need; one of a spectrum as OBJECT/NAME. They are in tables/."""
     out: pathlib.Path = pathlib.Path("runs/verdicts")
     """Folder of the results; must be new or empty unless --resume is given."""
     resume: bool = False
     """Go on with a run that was stopped, without redoing its finished cells."""
+    share: tuple[int, int] | None = None
+    """I N: measure only this process's part of the cells, the I-th of N from 0. The last one to
+    end, or --resume without --share, writes the page."""
     docs: pathlib.Path | None = None
     """Folder of documentation to write the page into as well: verdicts.md, and its figures in
     images/verdicts/."""
 
-
-TIMES = ("seconds", "processor_seconds")
 
 PRESETS: dict[str, dict[str, Any]] = {"quick": {}, "default": {}, "paper": {}}
 
@@ -89,57 +96,45 @@ def run(config: Verdicts, /, *, extra: Sequence[Study] = ()) -> list[Result]:
     Raises:
       StudyError: if the config or the folder does not serve, before anything is compiled.
     """
+    _cli.validate(config)
     chosen = choose(config, extra)
-    names = {study.name for study in chosen}
+    data = load_arrays(config.dataset)
     needed = [*_used(chosen, [*studies.STUDIES, *extra]), *chosen]
     protocol = {
         "preset": config.preset,
         "alpha": config.alpha,
+        "dataset": config.dataset,
+        "measures": config.measures,
         "studies": {study.name: study.protocol(config.preset) for study in needed},
     }
-    folder = Run.open(config.out, protocol, resume=config.resume)
-    facts = _manifest(folder.folder / "manifest.json")
-    tables: dict[str, pd.DataFrame] = {}
-    total = sum(len(study.cells(config.preset)) for study in needed)
-    with tqdm(total=total, unit="cell") as bar:
-        for study in needed:
-            own = _measure(study, config.preset, folder, bar)
-            tables[study.name] = pd.concat(
-                [own, *(tables[name] for name in study.uses)], ignore_index=True
-            )
+    folder = _grid.open_run(config.out, protocol, resume=config.resume, share=config.share)
+    grids = {study.name: study.grid(config.preset, data, config.measures) for study in needed}
+    whole = True
+    with _cli.Progress(sum(len(grid.cells) for grid in grids.values())) as bar:
+        for grid in grids.values():
+            whole &= _grid.run_grid(grid, folder, bar, share=config.share)
             # Compiled programs are not used again, and a long run holds many.
             jax.clear_caches()
-    chosen = [study for study in needed if study.name in names]
+    if not whole or (config.share is None and jax.process_index() > 0):
+        return []
+    tables: dict[str, pd.DataFrame] = {}
+    for study in needed:
+        own = folder.table(grids[study.name].names)
+        used = (tables[name] for name in study.uses)
+        tables[study.name] = pd.concat([own, *used], ignore_index=True)
     results = conclude(chosen, tables, preset=config.preset, alpha=config.alpha)
-    _write(folder.folder, config, results, facts)
+    _write(folder.folder, config, results, folder.facts)
     return results
-
-
-def _manifest(path: pathlib.Path) -> dict[str, Any]:
-    """The manifest, written to its file; of a run that goes on it names the commits before."""
-    facts = manifest()
-    if path.exists():
-        before = json.loads(path.read_text())
-        commits = [*before.get("earlier_commits", []), before["commit"]]
-        facts["earlier_commits"] = [
-            commit for commit in dict.fromkeys(commits) if commit != facts["commit"]
-        ]
-    write_whole(path, json.dumps(facts, indent=2).encode())
-    return facts
 
 
 def choose(config: Verdicts, extra: Sequence[Study] = ()) -> list[Study]:
     """The studies that a config names, each after those that it uses.
 
     Raises:
-      StudyError: if a claim is unknown or named twice, or ``alpha`` is out of its range.
+      StudyError: if a claim is unknown.
     """
-    if not 0 < config.alpha < 1:
-        raise StudyError(f"alpha: must be between 0 and 1; got {config.alpha}")
     known = {study.number: study for study in (*studies.STUDIES, *extra)}
     numbers = config.claims or tuple(known)
-    if len(set(numbers)) < len(numbers):
-        raise StudyError(f"claims: must not repeat; got {' '.join(map(str, numbers))}")
     for number in numbers:
         if number not in known:
             raise StudyError(
@@ -156,27 +151,6 @@ def _used(chosen: Sequence[Study], known: Sequence[Study]) -> list[Study]:
     have = {study.name for study in chosen}
     wanted = {name for study in chosen for name in study.uses} - have
     return [study for study in known if study.name in wanted]
-
-
-def _measure(study: Study, preset: str, folder: Run, bar: Any) -> pd.DataFrame:
-    """Measures the cells of a study that are not stored, and gives the rows of all."""
-    budget = study.budget(preset)
-    cells = study.cells(preset)
-    left = [cell for cell in cells if not folder.finished(study.cell_name(cell))]
-    bar.update(len(cells) - len(left))
-    for batch in study.batches(left):
-        bar.set_description(study.cell_name(batch[0]))
-        clocks = (time.monotonic, time.process_time)
-        start = [clock() for clock in clocks]
-        frames = study.measure(Batch(batch, tuple(range(budget.seeds)), budget.settings))
-        spent = [(clock() - begun) / len(batch) for clock, begun in zip(clocks, start, strict=True)]
-        times = pd.DataFrame({"quantity": TIMES, "value": spent, "seed": -1})
-        for cell, rows in zip(batch, frames, strict=True):
-            labels = {factor: value for factor, value in cell.items() if factor not in rows}
-            rows = pd.concat([rows, times], ignore_index=True).assign(study=study.name, **labels)
-            folder.store(study.cell_name(cell), rows)
-            bar.update()
-    return folder.table([study.cell_name(cell) for cell in cells])
 
 
 def conclude(
@@ -201,14 +175,11 @@ def conclude(
     chosen = sorted(chosen, key=lambda study: study.number)
     data = {study.name: tables[study.name] for study in chosen}
     spent = {
-        name: [
-            float(table[(table.quantity == time) & (table.study == name)].value.sum())
-            for time in TIMES
-        ]
+        name: [float(where(table, quantity=time, study=name).value.sum()) for time in Spent._fields]
         for name, table in data.items()
     }
     data = {
-        name: table[~table.quantity.isin(TIMES)].reset_index(drop=True)
+        name: where(table, ~table.quantity.isin(Spent._fields)).reset_index(drop=True)
         for name, table in data.items()
     }
     tests = [
@@ -258,23 +229,19 @@ def summary(results: Sequence[Result]) -> pd.DataFrame:
 def _write(
     folder: pathlib.Path, config: Verdicts, results: Sequence[Result], facts: Mapping[str, Any]
 ) -> None:
-    for name in ("tables", "figures"):
-        (folder / name).mkdir(exist_ok=True)
+    (folder / "tables").mkdir(exist_ok=True)
     for result in results:
-        write_whole(folder / "tables" / f"{result.study.name}.parquet", to_parquet(result.table))
-    write_whole(folder / "verdicts.parquet", to_parquet(summary(results)))
+        write_table(folder / "tables" / f"{result.study.name}.parquet", result.table)
+    write_table(folder / "verdicts.parquet", summary(results))
     blocks = _page.page(results, preset=config.preset, alpha=config.alpha, facts=facts)
-    for figure in _page.figures(blocks):
-        write_whole(folder / "figures" / f"{figure.name}.svg", figure.svg)
-        write_whole(folder / "figures" / f"{figure.name}.png", figure.png)
-    write_whole(folder / "verdicts.md", _page.markdown(blocks, "figures").encode())
-    write_whole(folder / "report.html", _page.html(blocks).encode())
+    write_report(folder, blocks)
+    write_whole(folder / "verdicts.md", markdown(blocks, "figures").encode())
     if config.docs is not None:
         images = config.docs / "images" / "verdicts"
         images.mkdir(parents=True, exist_ok=True)
-        for figure in _page.figures(blocks):
+        for figure in pictures(blocks):
             write_whole(images / f"{figure.name}.svg", figure.svg)
-        page = _page.markdown(blocks, "images/verdicts").encode()
+        page = markdown(blocks, "images/verdicts").encode()
         write_whole(config.docs / "verdicts.md", page)
 
 
@@ -288,8 +255,9 @@ def main() -> int:
 
     def study() -> None:
         start = time.monotonic()
-        for result in run(config):
+        results = run(config)
+        for result in results:
             print(f"{result.study.number:2d}. {result.study.claim}\n    {result.verdict.sentence}")
         print(f"\n{config.out / 'report.html'} ({time.monotonic() - start:.0f} s)")
 
-    return _cli.main(study)
+    return _cli.command_line(study)

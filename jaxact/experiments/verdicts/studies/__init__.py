@@ -1,34 +1,14 @@
-"""The claims that are put to the test, a study each, in the order of their numbers."""
+"""The claims that are put to the test: a file each, with its ``STUDY``, in order of numbers."""
+
+import importlib
+import pkgutil
 
 from jaxact.experiments.verdicts._protocol import Study
-from jaxact.experiments.verdicts.studies import (
-    _dead,
-    _flips,
-    _gelu,
-    _identities,
-    _mean_shift,
-    _one_neuron,
-    _paths,
-    _phase,
-    _placement,
-    _prediction,
-    _product_rate,
-    _ranges,
-    _trainability,
-)
 
-STUDIES: tuple[Study, ...] = (
-    _mean_shift.STUDY,
-    _trainability.STUDY,
-    _flips.STUDY,
-    _product_rate.STUDY,
-    _phase.STUDY,
-    _placement.STUDY,
-    _ranges.STUDY,
-    _gelu.STUDY,
-    _identities.STUDY,
-    _dead.STUDY,
-    _one_neuron.STUDY,
-    _paths.STUDY,
-    _prediction.STUDY,
-)
+
+def _found() -> list[Study]:
+    modules = pkgutil.iter_modules(__path__, f"{__name__}.")
+    return [importlib.import_module(module.name).STUDY for module in modules]
+
+
+STUDIES: tuple[Study, ...] = tuple(sorted(_found(), key=lambda study: study.number))

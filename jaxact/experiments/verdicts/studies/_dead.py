@@ -1,41 +1,90 @@
-"""Claim 10: units that die."""
+"""Claim 10: units that die.
+
+Claim: Units die under ReLU, more so at large step sizes; activations with a slope everywhere
+prevent it.
+
+Source: Maas et al. 2013; Clevert et al. 2016; Lu et al. 2019
+
+Hypothesis: At the largest step size at which the network still trains, training makes a twentieth
+of the units or more constant over the data under ReLU, more than the smallest does, and less than
+that under leaky ReLU, ELU, GELU and Swish at the largest at which both they and ReLU train.
+
+Measurement: Plain MLPs on digits by Adam over a range of step sizes: the share of units whose
+output over the measured examples varies by at most 1e-6 of their layer's root mean square (for
+ReLU: dead), mean over layers, at logarithmically spaced steps. A network trains at a step size if
+in the median over seeds it ends below half of the loss of a guess.
+"""
+
+import math
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from jaxact.experiments.verdicts import _plots
-from jaxact.experiments.verdicts._effects import by_seed, select
-from jaxact.experiments.verdicts._networks import train_cells
-from jaxact.experiments.verdicts._protocol import Budget, Plot, Prediction, Study
+from jaxact.experiments import _plots
+from jaxact.experiments.verdicts._cells import train_cells, trials
+from jaxact.experiments.verdicts._effects import mean_by_seed, over_chance, select
+from jaxact.experiments.verdicts._protocol import (
+    Prediction,
+    Study,
+    budgets,
+    by_preset,
+    plotted,
+    predicts,
+    words,
+)
 
 OTHERS = {"leaky_relu": "leaky ReLU", "elu": "ELU", "gelu": "GELU", "silu": "Swish"}
+TRAINED = 0.5
+"""Share of the loss of a guess below which a network counts as trained."""
 
 
-def _share(table: pd.DataFrame, activation: str, rate: str, step: str) -> pd.Series:
-    return by_seed(table, "constant_units", activation=activation, rate=rate, step=step)
+def _share(table: pd.DataFrame, activation: str, rate: float | str, step: str) -> pd.Series:
+    rows = select(table, "constant_units", activation=activation, step=step)
+    if isinstance(rate, float) and math.isnan(rate):
+        return mean_by_seed(rows.assign(value=rate))
+    return mean_by_seed(select(rows, "constant_units", rate=rate))
 
 
+def _largest(table: pd.DataFrame, *activations: str) -> float:
+    """The largest step size at which networks of all these activations train; NaN for none."""
+    rows = over_chance(select(table, "loss", step="last", activation=activations))
+    medians: Any = rows.groupby(["rate", "activation"]).value.median()
+    trained = (medians < TRAINED).groupby("rate").all()
+    return float(trained.index[trained].max()) if trained.any() else math.nan
+
+
+@predicts("units die", bound=0.05, unit="share of units")
 def _die(table: pd.DataFrame) -> pd.Series:
-    return _share(table, "relu", "last", "last") - _share(table, "relu", "last", "first")
+    """At the largest step size at which it trains the share of constant units grows under ReLU."""
+    rate = _largest(table, "relu")
+    return _share(table, "relu", rate, "last") - _share(table, "relu", rate, "first")
 
 
+@predicts("step size", bound=0.05, unit="share of units")
 def _faster(table: pd.DataFrame) -> pd.Series:
-    return _share(table, "relu", "last", "last") - _share(table, "relu", "first", "last")
+    """Under ReLU more units are constant after training at that step size than at the smallest."""
+    largest = _share(table, "relu", _largest(table, "relu"), "last")
+    return largest - _share(table, "relu", "first", "last")
 
 
 def _prevents(name: str) -> Prediction:
     return Prediction(
         f"{OTHERS[name]} prevents it",
-        f"At the largest step size less than a twentieth of the units are constant with "
-        f"{OTHERS[name]} after training.",
-        lambda table: _share(table, name, "last", "last"),
+        f"At the largest step size at which both it and ReLU train, less than a twentieth of the "
+        f"units are constant with {OTHERS[name]} after training.",
+        lambda table: _share(table, name, _largest(table, "relu", name), "last"),
         bound=0.05,
         side="below",
         unit="share of units",
     )
 
 
+@plotted("dead")
 def _draw(table: pd.DataFrame) -> Figure:
+    """Share of units that answer every example alike, through training, by step size. Median over
+    seeds, band from least to largest.
+    """
     rows = select(table, "constant_units")
     rows = rows.groupby(["activation", "rate", "seed", "step"]).value.mean().reset_index()
     rows["step"] = rows.step.clip(lower=0.5)
@@ -57,61 +106,29 @@ def _draw(table: pd.DataFrame) -> Figure:
 
 STUDY = Study(
     name="dead",
-    number=10,
-    claim="Units die under ReLU, more so at large step sizes; activations with a slope everywhere "
-    "prevent it.",
-    source="Maas et al. 2013; Clevert et al. 2016; Lu et al. 2019",
-    hypothesis="Training at a large step size makes a twentieth of the units or more constant over "
-    "the data under ReLU, more than a small one does, and less than that under leaky ReLU, ELU, "
-    "GELU and Swish.",
-    measurement="Plain MLPs on digits by Adam over a range of step sizes: the share of units whose "
-    "output over the measured examples varies by at most 1e-6 of their layer's root mean square "
-    "(for ReLU: dead), mean over layers, at logarithmically spaced steps.",
-    theory="",
-    predictions=(
-        Prediction(
-            "units die",
-            "At the largest step size the share of constant units grows in training under ReLU.",
-            _die,
-            bound=0.05,
-            unit="share of units",
-        ),
-        Prediction(
-            "step size",
-            "Under ReLU more units are constant at the largest step size than at the smallest.",
-            _faster,
-            bound=0.05,
-            unit="share of units",
-        ),
-        *map(_prevents, OTHERS),
-    ),
+    **words(__doc__),
+    predictions=(_die, _faster, *map(_prevents, OTHERS)),
     depends="the activation",
-    budgets={
-        preset: Budget(
-            seeds,
-            {"activation": ("relu", *OTHERS), "rate": rates},
-            {
-                "wiring": "plain",
-                "depth": depth,
-                "width": width,
-                "steps": steps,
-                "batch_size": 32,
-                "measures": ["constant_units", "loss"],
-            },
-        )
-        for preset, seeds, rates, depth, width, steps in (
-            ("quick", 12, (1e-3, 1e-2, 1e-1), 4, 32, 120),
-            ("default", 12, (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 4, 128, 1000),
-            ("paper", 32, (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 8, 512, 20000),
-        )
-    },
-    measure=train_cells,
-    plots=(
-        Plot(
-            "dead",
-            _draw,
-            "Share of units that answer every example alike, through training, by step size. "
-            "Median over seeds, band from least to largest.",
+    budgets=budgets(
+        by_preset(12, 12, 32),
+        dict(
+            activation=("relu", *OTHERS),
+            rate=by_preset(
+                (0.001, 0.01, 0.1),
+                (0.001, 0.003, 0.01, 0.03, 0.1),
+                (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1),
+            ),
+        ),
+        dict(
+            wiring="plain",
+            depth=by_preset(4, 4, 8),
+            width=by_preset(32, 128, 512),
+            steps=by_preset(120, 1000, 20000),
+            batch_size=32,
+            measures=["constant_units", "loss"],
         ),
     ),
+    measure=train_cells,
+    prepare=trials,
+    plots=(_draw,),
 )

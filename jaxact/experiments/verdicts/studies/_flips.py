@@ -1,4 +1,21 @@
-"""Claim 3: units that do not change their response, and the rank of weights."""
+"""Claim 3: units that do not change their response, and the rank of weights.
+
+Claim: When few units change their response between inputs, weight matrices carry little rank.
+
+Source: a common account of degradation, after Orhan & Pitkow 2018
+
+Hypothesis: As stated, the rank of W is below full where few units flip. In its exact form, the
+masked weight D(x) W has as many dimensions as units are active, and the difference of two Jacobians
+as many as units flip. Over training, flips and the rank of W go together.
+
+Measurement: At initialization one layer V D(x) W of 64 or more units on pairs of inputs at
+distances from 2^-8 to 4; numerical ranks in float32. Over training, plain ReLU networks on digits,
+with and without layer norm: the share of units whose sign differs between two examples and the
+participation ratio of the weights, by layer, at logarithmically spaced steps.
+
+Theory: J(x) - J(x') = V (D - D') W, and D - D' has one nonzero entry for each flip; W does not
+depend on the input. The black line is min(flips, inputs).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +24,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxact import activations, analysis, spectral
-from jaxact.experiments.verdicts import _plots
+from jaxact.experiments import _plots
+from jaxact.experiments.verdicts._cells import train_cells
 from jaxact.experiments.verdicts._effects import correlation, select
-from jaxact.experiments.verdicts._networks import Arm, Spec, Trials, rows
-from jaxact.experiments.verdicts._protocol import Batch, Budget, Plot, Prediction, Study
+from jaxact.experiments.verdicts._protocol import (
+    Batch,
+    Prediction,
+    Study,
+    budgets,
+    by_preset,
+    plotted,
+    predicts,
+    words,
+)
 
 DISTANCES = tuple(2.0 ** np.arange(-8, 3))
 
@@ -57,39 +83,22 @@ def layer_ranks(seed: int, *, width: int, ends: int) -> dict[str, jax.Array]:
 
 
 def _measure(batch: Batch) -> list[pd.DataFrame]:
-    return [_measure_one(batch, cell["network"]) for cell in batch.cells]
+    (cell,) = batch.cells
+    if cell["network"] != "one layer":
+        wired = {"wiring": cell["network"], **batch.settings}
+        return [train_cells(batch._replace(settings=wired))[0].assign(distance=0.0)]
+    return [_one_layer(batch)]
 
 
-def _measure_one(batch: Batch, network: str) -> pd.DataFrame:
-    settings = batch.settings
-    if network == "one layer":
-        width, ends = settings["layer_width"], settings["layer_ends"]
-        found = jax.vmap(lambda seed: layer_ranks(seed, width=width, ends=ends))(
-            jnp.asarray(batch.seeds)
-        )
-        frames = [
-            analysis.tidy(
-                values,
-                {"seed": list(batch.seeds), "distance": list(DISTANCES)},
-                quantity=name,
-                step=0,
-                layer=1,
-            )
-            for name, values in found.items()
-        ]
-        return pd.concat(frames, ignore_index=True)
-    trials = Trials(
-        Spec(
-            wiring=network,
-            depth=settings["depth"],
-            width=settings["width"],
-            activations=("relu",),
-            measures=("flips", "weight_rank", "loss"),
-            steps=settings["steps"],
-        )
-    )
-    (found,) = trials.run("relu", batch.seeds, [Arm(settings["rate"])])
-    return rows(found, batch.seeds, trials.at).assign(distance=0.0)
+def _one_layer(batch: Batch) -> pd.DataFrame:
+    width, ends = batch.settings["layer_width"], batch.settings["layer_ends"]
+    ranks = jax.vmap(lambda seed: layer_ranks(seed, width=width, ends=ends))
+    axes = {"seed": list(batch.seeds), "distance": list(DISTANCES)}
+    frames = [
+        analysis.tidy(values, axes, quantity=name, step=0, layer=1)
+        for name, values in ranks(jnp.asarray(batch.seeds)).items()
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def _pivot(table: pd.DataFrame) -> pd.DataFrame:
@@ -97,19 +106,25 @@ def _pivot(table: pd.DataFrame) -> pd.DataFrame:
     return one.pivot_table(index=["seed", "distance"], columns="quantity", values="value")
 
 
+@predicts("W (as stated)", bound=0.1, unit="share of full rank")
 def _of_weight(table: pd.DataFrame) -> pd.Series:
-    """What the weight lacks of full rank, where the fewest units flip."""
+    """Where the fewest units flip, W lacks at least a tenth of full rank."""
+    # What the weight lacks of full rank, where the fewest units flip.
     wide = _pivot(table).reset_index().sort_values("distance").groupby("seed").first()
     return 1 - wide.weight / wide.full
 
 
+@predicts("D W (exact form)", bound=0.99, unit="share of pairs")
 def _masked(table: pd.DataFrame) -> pd.Series:
+    """The rank of the masked weight is the number of active units, up to the inputs."""
     wide = _pivot(table)
     expected = wide[["active", "full"]].min(axis=1)
     return (wide.masked == expected).groupby("seed").mean()
 
 
+@predicts("Jacobian difference (exact form)", bound=0.99, unit="share of pairs")
 def _difference(table: pd.DataFrame) -> pd.Series:
+    """The rank of the difference of Jacobians is the number of flips, up to the inputs."""
     wide = _pivot(table)
     expected = wide[["flips", "full"]].min(axis=1)
     return (wide.difference == expected).groupby("seed").mean()
@@ -118,8 +133,8 @@ def _difference(table: pd.DataFrame) -> pd.Series:
 def _training(network: str, label: str) -> Prediction:
     def pair(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         return (
-            select(table, "flips", network=network),
-            select(table, "weight_rank", network=network),
+            select(table, "flip_share", network=network),
+            select(table, "weight_participation", network=network),
         )
 
     return Prediction(
@@ -133,7 +148,11 @@ def _training(network: str, label: str) -> Prediction:
     )
 
 
+@plotted("flips_exact")
 def _draw_exact(table: pd.DataFrame) -> Figure:
+    """Numerical rank at initialization of a layer's weight, masked weight and difference of
+    Jacobians, by the number of units that flip between two inputs.
+    """
     wide = _pivot(table).reset_index()
     objects = {
         "weight": "weight W",
@@ -154,10 +173,14 @@ def _draw_exact(table: pd.DataFrame) -> Figure:
     )
 
 
+@plotted("flips_training")
 def _draw_training(table: pd.DataFrame) -> Figure:
+    """Share of units that flip between two examples, and participation ratio of the weights over
+    width, through training: means over layers, median over seeds.
+    """
     frames = []
-    for name in ("flips", "weight_rank"):
-        part = select(table, name, network=("plain", "plain_norm"))
+    for name in ("flip_share", "weight_participation"):
+        part = select(table, name, network=("plain", "original+plain"))
         frames.append(part.groupby(["network", "seed", "step"]).value.mean().reset_index())
         frames[-1]["quantity"] = name
     both = pd.concat(frames)
@@ -171,88 +194,40 @@ def _draw_training(table: pd.DataFrame) -> Figure:
         ylabel="mean over layers",
         logx=True,
         names={
-            "flips": "share of units that flip",
-            "weight_rank": "participation of W over width",
+            "flip_share": "share of units that flip",
+            "weight_participation": "participation of W over width",
             "plain": "plain",
-            "plain_norm": "plain, layer norm",
+            "original+plain": "plain, layer norm",
         },
     )
 
 
 STUDY = Study(
     name="flips",
-    number=3,
-    claim="When few units change their response between inputs, weight matrices carry little rank.",
-    source="a common account of degradation, after Orhan & Pitkow 2018",
-    hypothesis="As stated, the rank of W is below full where few units flip. In its exact form, "
-    "the masked weight D(x) W has as many dimensions as units are active, and the difference of "
-    "two Jacobians as many as units flip. Over training, flips and the rank of W go together.",
-    measurement="At initialization one layer V D(x) W of 64 or more units on pairs of inputs at "
-    "distances from 2^-8 to 4; numerical ranks in float32. Over training, plain ReLU networks on "
-    "digits, with and without layer norm: the share of units whose sign differs between two "
-    "examples and the participation ratio of the weights, by layer, at logarithmically spaced "
-    "steps.",
-    theory="J(x) - J(x') = V (D - D') W, and D - D' has one nonzero entry for each flip; W does "
-    "not depend on the input. The black line is min(flips, inputs).",
+    **words(__doc__),
     predictions=(
-        Prediction(
-            "W (as stated)",
-            "Where the fewest units flip, W lacks at least a tenth of full rank.",
-            _of_weight,
-            bound=0.1,
-            unit="share of full rank",
-        ),
-        Prediction(
-            "D W (exact form)",
-            "The rank of the masked weight is the number of active units, up to the inputs.",
-            _masked,
-            bound=0.99,
-            unit="share of pairs",
-        ),
-        Prediction(
-            "Jacobian difference (exact form)",
-            "The rank of the difference of Jacobians is the number of flips, up to the inputs.",
-            _difference,
-            bound=0.99,
-            unit="share of pairs",
-        ),
+        _of_weight,
+        _masked,
+        _difference,
         _training("plain", "plain"),
-        _training("plain_norm", "layer-normed plain"),
+        _training("original+plain", "layer-normed plain"),
     ),
     depends="the object and the form of the claim",
-    budgets={
-        preset: Budget(
-            seeds,
-            {"network": ("one layer", "plain", "plain_norm")},
-            {
-                "layer_width": 64,
-                "layer_ends": 32,
-                "depth": depth,
-                "width": width,
-                "steps": steps,
-                "rate": 1e-3,
-            },
-        )
-        for preset, seeds, depth, width, steps in (
-            ("quick", 16, 6, 32, 200),
-            ("default", 16, 8, 64, 2000),
-            ("paper", 32, 16, 256, 20000),
-        )
-    },
-    measure=_measure,
-    together=("network",),
-    plots=(
-        Plot(
-            "flips_exact",
-            _draw_exact,
-            "Numerical rank at initialization of a layer's weight, masked weight and difference of "
-            "Jacobians, by the number of units that flip between two inputs.",
-        ),
-        Plot(
-            "flips_training",
-            _draw_training,
-            "Share of units that flip between two examples, and participation ratio of the weights "
-            "over width, through training: means over layers, median over seeds.",
+    budgets=budgets(
+        by_preset(16, 16, 32),
+        dict(network=("one layer", "plain", "original+plain")),
+        dict(
+            layer_width=64,
+            layer_ends=32,
+            depth=by_preset(6, 8, 16),
+            width=by_preset(32, 64, 256),
+            steps=by_preset(200, 2000, 20000),
+            activation="relu",
+            rate=0.001,
+            measures=["flip_share", "weight_participation", "loss"],
         ),
     ),
+    measure=_measure,
+    together=("network",),
+    plots=(_draw_exact, _draw_training),
 )

@@ -1,4 +1,15 @@
-"""Claim 8: GELU's approximations, in value, in gradient, and in training."""
+"""Claim 8: GELU's approximations, in value, in gradient, and in training.
+
+Claim: GELU's tanh and sigmoid forms approximate it closely enough that training does not notice.
+
+Source: Hendrycks & Gimpel 2016
+
+Hypothesis: Values and gradients are off by at most 0.01 everywhere, and networks trained from the
+same seeds end at the same loss.
+
+Measurement: The largest error on a million points of [-10, 10]; plain networks trained on digits by
+Adam, paired by seed.
+"""
 
 import functools
 
@@ -9,10 +20,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxact import activations, analysis
-from jaxact.experiments.verdicts import _plots
+from jaxact.experiments import _plots
+from jaxact.experiments.verdicts._cells import train_cells, trials
 from jaxact.experiments.verdicts._effects import remaining, select
-from jaxact.experiments.verdicts._networks import train_cells
-from jaxact.experiments.verdicts._protocol import Batch, Budget, Plot, Prediction, Study
+from jaxact.experiments.verdicts._protocol import (
+    Batch,
+    Prediction,
+    Study,
+    budgets,
+    by_preset,
+    plotted,
+    words,
+)
 
 FORMS = {"gelu_tanh": "tanh", "gelu_sigmoid": "sigmoid"}
 GRID = np.linspace(-10, 10, 1_000_001, dtype=np.float32)
@@ -75,7 +94,9 @@ def _unnoticed(name: str) -> Prediction:
     )
 
 
+@plotted("gelu")
 def _draw(table: pd.DataFrame) -> Figure:
+    """Error of GELU's two approximations."""
     frames = []
     inside = np.abs(GRID) <= 5
     for label in FORMS.values():
@@ -102,15 +123,7 @@ def _draw(table: pd.DataFrame) -> Figure:
 
 STUDY = Study(
     name="gelu",
-    number=8,
-    claim="GELU's tanh and sigmoid forms approximate it closely enough that training does not "
-    "notice.",
-    source="Hendrycks & Gimpel 2016",
-    hypothesis="Values and gradients are off by at most 0.01 everywhere, and networks trained from "
-    "the same seeds end at the same loss.",
-    measurement="The largest error on a million points of [-10, 10]; plain networks trained on "
-    "digits by Adam, paired by seed.",
-    theory="",
+    **words(__doc__),
     predictions=(
         *(
             _error(name, quantity)
@@ -120,25 +133,19 @@ STUDY = Study(
         *map(_unnoticed, FORMS),
     ),
     depends="the form, and whether value, gradient or training is meant",
-    budgets={
-        preset: Budget(
-            seeds,
-            {"activation": ("gelu", *FORMS)},
-            {
-                "wiring": "plain",
-                "depth": depth,
-                "width": width,
-                "steps": steps,
-                "rate": 1e-3,
-                "measures": ["loss"],
-            },
-        )
-        for preset, seeds, depth, width, steps in (
-            ("quick", 12, 6, 32, 200),
-            ("default", 16, 10, 128, 1000),
-            ("paper", 32, 20, 256, 5000),
-        )
-    },
+    budgets=budgets(
+        by_preset(12, 16, 32),
+        dict(activation=("gelu", *FORMS)),
+        dict(
+            wiring="plain",
+            depth=by_preset(6, 10, 20),
+            width=by_preset(32, 128, 256),
+            steps=by_preset(200, 1000, 5000),
+            rate=0.001,
+            measures=["loss"],
+        ),
+    ),
     measure=_measure,
-    plots=(Plot("gelu", _draw, "Error of GELU's two approximations."),),
+    prepare=trials,
+    plots=(_draw,),
 )

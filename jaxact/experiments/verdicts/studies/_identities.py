@@ -1,4 +1,19 @@
-"""Claim 9: ReLU as a case of Maxout, Swish as a case of GLU, to the bit."""
+"""Claim 9: ReLU as a case of Maxout, Swish as a case of GLU, to the bit.
+
+Claim: ReLU is a special case of Maxout, and Swish of GLU.
+
+Source: Goodfellow et al. 2013; Dauphin et al. 2017; Ramachandran et al. 2017
+
+Hypothesis: max(x, 0) equals Maxout of x and 0, and x sigmoid(x) equals GLU of x and x, in value and
+gradient, to the bit.
+
+Measurement: Every finite number of bfloat16 and float16, and of float32 all or (quick) each 256th
+bit pattern: how many inputs give different numbers. Zeros of different sign count as equal, and are
+counted apart.
+
+Theory: As real functions they are the same, but for the gradient where Maxout's two pieces tie, at
+0: there Maxout shares it equally (1/2) and ReLU takes 0.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -9,7 +24,14 @@ import pandas as pd
 
 from jaxact import activations, analysis
 from jaxact.experiments.verdicts._effects import select
-from jaxact.experiments.verdicts._protocol import Batch, Budget, Prediction, Study
+from jaxact.experiments.verdicts._protocol import (
+    Batch,
+    Prediction,
+    Study,
+    budgets,
+    by_preset,
+    words,
+)
 
 BITS = {"bfloat16": jnp.uint16, "float16": jnp.uint16, "float32": jnp.uint32}
 CHUNK = 2**22
@@ -73,11 +95,7 @@ def compare(
         ordered = [_ordered(v) for v in as_bits]
         apart = jnp.where(ordered[0] > ordered[1], ordered[0] - ordered[1], ordered[1] - ordered[0])
         normal = finite & (jnp.abs(a) >= jnp.finfo(dtype).smallest_normal) & ~same
-        count = [
-            finite,
-            finite & ~same,
-            finite & same & (as_bits[0] != as_bits[1]),
-        ]
+        count = [finite, finite & ~same, finite & same & (as_bits[0] != as_bits[1])]
         return [jnp.sum(c.astype(jnp.int32)) for c in count], jnp.max(jnp.where(normal, apart, 0))
 
     totals, apart = [0, 0, 0], 0
@@ -133,29 +151,13 @@ def _holds(identity: str, of: str) -> Prediction:
 
 STUDY = Study(
     name="identities",
-    number=9,
-    claim="ReLU is a special case of Maxout, and Swish of GLU.",
-    source="Goodfellow et al. 2013; Dauphin et al. 2017; Ramachandran et al. 2017",
-    hypothesis="max(x, 0) equals Maxout of x and 0, and x sigmoid(x) equals GLU of x and x, in "
-    "value and gradient, to the bit.",
-    measurement="Every finite number of bfloat16 and float16, and of float32 all or (quick) each "
-    "256th bit pattern: how many inputs give different numbers. Zeros of different sign count as "
-    "equal, and are counted apart.",
-    theory="As real functions they are the same, but for the gradient where Maxout's two pieces "
-    "tie, at 0: there Maxout shares it equally (1/2) and ReLU takes 0.",
+    **words(__doc__),
     predictions=tuple(_holds(name, of) for of in ("value", "gradient") for name in IDENTITIES),
     depends="the identity, and whether value or gradient is meant",
-    budgets={
-        preset: Budget(
-            1,
-            {
-                "identity": tuple(IDENTITIES),
-                "of": ("value", "gradient"),
-                "dtype": tuple(BITS),
-            },
-            {"stride": stride},
-        )
-        for preset, stride in (("quick", 256), ("default", 1), ("paper", 1))
-    },
+    budgets=budgets(
+        by_preset(1, 1, 1),
+        dict(identity=tuple(IDENTITIES), of=("value", "gradient"), dtype=tuple(BITS)),
+        dict(stride=by_preset(256, 1, 1)),
+    ),
     measure=_measure,
 )

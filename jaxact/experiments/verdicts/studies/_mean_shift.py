@@ -1,4 +1,24 @@
-"""Claim 1: the mean shift of activations, and how it accumulates."""
+"""Claim 1: the mean shift of activations, and how it accumulates.
+
+Claim: ReLU's outputs have a positive mean, and the shift accumulates over layers; ELU, GELU, Swish
+and SELU reduce it.
+
+Source: Clevert et al. 2016; Klambauer et al. 2017; Brock et al. 2021
+
+Hypothesis: In plain networks at initialization the share of the outputs' second moment that is the
+square of the units' means over the data grows with depth for ReLU, and is smaller at the last layer
+for each of the four others.
+
+Measurement: Plain MLPs on digits at He initialization of each activation's own gain, no bias: the
+mean over units and examples over the root mean square, and the mean shift (sum over units of the
+squared mean over examples, over the sum of the second moments), by layer.
+
+Theory: For wide layers the mean shift is the correlation of two examples' outputs, which the
+correlation map iterates; ReLU's first mean is 1/sqrt(pi) = 0.564 root mean squares. Black lines:
+the map from the average correlation of the inputs. Two examples that differ in their correlation
+are averaged, which the map, convex, does not commute with; and the variance of GELU and Swish
+networks leaves its fixed point (slopes 1.14 and 1.17 there), which the line does not follow.
+"""
 
 import functools
 
@@ -8,10 +28,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxact import theory
-from jaxact.experiments.verdicts import _plots
+from jaxact.experiments import _plots
+from jaxact.experiments.verdicts._cells import train_cells, trials
 from jaxact.experiments.verdicts._effects import by_seed, select
-from jaxact.experiments.verdicts._networks import train_cells
-from jaxact.experiments.verdicts._protocol import Budget, Plot, Prediction, Study
+from jaxact.experiments.verdicts._protocol import (
+    Prediction,
+    Study,
+    budgets,
+    by_preset,
+    plotted,
+    predicts,
+    words,
+)
 
 OTHERS = {"elu": "ELU", "gelu": "GELU", "silu": "Swish", "selu": "SELU"}
 
@@ -32,7 +60,9 @@ def _less_than_relu(name: str) -> Prediction:
     )
 
 
+@predicts("accumulation", bound=0.05, unit="share of the second moment")
 def _accumulates(table: pd.DataFrame) -> pd.Series:
+    """ReLU's mean shift is larger at the last layer than at the first."""
     last, first = (
         by_seed(table, "mean_shift", activation="relu", layer=layer) for layer in ("last", "first")
     )
@@ -44,7 +74,11 @@ def _correlations(activation: str, depth: int, start: float) -> jax.Array:
     return theory.mean_field(activation, depth, correlation=start).correlation[1:]
 
 
+@plotted("mean_shift")
 def _draw(table: pd.DataFrame) -> Figure:
+    """Mean shift by layer at initialization: 0 where every unit is centred over the data, 1 where
+    every input is answered alike. Median over seeds, band from least to largest.
+    """
     rows = select(table, "mean_shift")
     depth = int(rows.layer.max())
     start = float(select(table, "input_cosine").value.median())
@@ -58,66 +92,28 @@ def _draw(table: pd.DataFrame) -> Figure:
     )
 
 
+@predicts("positive mean", bound=0.1, unit="root mean squares")
+def _positive_mean(table: pd.DataFrame) -> pd.Series:
+    """The outputs of the first ReLU layer have a positive mean."""
+    return by_seed(table, "output_mean", activation="relu", layer="first")
+
+
 STUDY = Study(
     name="mean_shift",
-    number=1,
-    claim="ReLU's outputs have a positive mean, and the shift accumulates over layers; ELU, GELU, "
-    "Swish and SELU reduce it.",
-    source="Clevert et al. 2016; Klambauer et al. 2017; Brock et al. 2021",
-    hypothesis="In plain networks at initialization the share of the outputs' second moment that "
-    "is the square of the units' means over the data grows with depth for ReLU, and is smaller at "
-    "the last layer for each of the four others.",
-    measurement="Plain MLPs on digits at He initialization of each activation's own gain, no bias: "
-    "the mean over units and examples over the root mean square, and the mean shift (sum over "
-    "units of the squared mean over examples, over the sum of the second moments), by layer.",
-    theory="For wide layers the mean shift is the correlation of two examples' outputs, which the "
-    "correlation map iterates; ReLU's first mean is 1/sqrt(pi) = 0.564 root mean squares. Black "
-    "lines: the map from the average correlation of the inputs. Two examples that differ in "
-    "their correlation are averaged, which the map, convex, does not commute with; and the "
-    "variance of GELU and Swish networks leaves its fixed point (slopes 1.14 and 1.17 there), "
-    "which the line does not follow.",
-    predictions=(
-        Prediction(
-            "positive mean",
-            "The outputs of the first ReLU layer have a positive mean.",
-            lambda table: by_seed(table, "output_mean", activation="relu", layer="first"),
-            bound=0.1,
-            unit="root mean squares",
-        ),
-        Prediction(
-            "accumulation",
-            "ReLU's mean shift is larger at the last layer than at the first.",
-            _accumulates,
-            bound=0.05,
-            unit="share of the second moment",
-        ),
-        *map(_less_than_relu, OTHERS),
-    ),
+    **words(__doc__),
+    predictions=(_positive_mean, _accumulates, *map(_less_than_relu, OTHERS)),
     depends="the part of the claim",
-    budgets={
-        preset: Budget(
-            seeds,
-            {"activation": ("relu", *OTHERS)},
-            {
-                "wiring": "plain",
-                "depth": depth,
-                "width": width,
-                "measures": ["mean_shift", "output_mean", "input_cosine"],
-            },
-        )
-        for preset, seeds, depth, width in (
-            ("quick", 16, 16, 64),
-            ("default", 32, 64, 128),
-            ("paper", 64, 256, 512),
-        )
-    },
-    measure=train_cells,
-    plots=(
-        Plot(
-            "mean_shift",
-            _draw,
-            "Mean shift by layer at initialization: 0 where every unit is centred over the data, "
-            "1 where every input is answered alike. Median over seeds, band from least to largest.",
+    budgets=budgets(
+        by_preset(16, 32, 64),
+        dict(activation=("relu", *OTHERS)),
+        dict(
+            wiring="plain",
+            depth=by_preset(16, 64, 256),
+            width=by_preset(64, 128, 512),
+            measures=["mean_shift", "output_mean", "input_cosine"],
         ),
     ),
+    measure=train_cells,
+    prepare=trials,
+    plots=(_draw,),
 )

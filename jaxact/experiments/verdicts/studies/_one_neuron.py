@@ -1,4 +1,21 @@
-"""Claim 11: the residual network with one neuron a block against a narrow plain one."""
+"""Claim 11: the residual network with one neuron a block against a narrow plain one.
+
+Claim: A residual network with one neuron a block fits what a plain network as narrow as its input
+cannot.
+
+Source: Lin & Jegelka 2018
+
+Hypothesis: On telling the unit ball from the shell around it, the one-neuron residual network tests
+above 95%, a plain ReLU network of the input's width below, and the difference is more than 0.05.
+
+Measurement: Points in the plane, half in the unit disc and half in the ring from 1.3 to 2; test
+accuracy after Adam, of the attempt with the least training loss of several; networks of the same
+number of blocks. Plain networks one unit wider stand beside.
+
+Theory: Decision regions of a plain ReLU network of the input's width are unbounded (theorem 2.1);
+one-neuron residual networks approximate every integrable function (theorem 3.1), which does not say
+that Adam finds it.
+"""
 
 from typing import Any
 
@@ -8,14 +25,22 @@ import numpy as np
 import optax
 import pandas as pd
 from flax import nnx
-from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
 from jaxact import analysis, models, training
-from jaxact.experiments.verdicts import _plots
+from jaxact.experiments import _plots
+from jaxact.experiments._networks import Sharded, options
 from jaxact.experiments.verdicts._effects import by_seed, select
-from jaxact.experiments.verdicts._networks import run_sharded, sharded
-from jaxact.experiments.verdicts._protocol import Batch, Budget, Cell, Plot, Prediction, Study
+from jaxact.experiments.verdicts._protocol import (
+    Batch,
+    Cell,
+    Study,
+    budgets,
+    by_preset,
+    plotted,
+    predicts,
+    words,
+)
 
 
 def ball(key: jax.Array, count: int, dimension: int) -> tuple[jax.Array, jax.Array]:
@@ -35,15 +60,7 @@ def _network(cell: Cell, settings: Any, key: jax.Array) -> Any:
         return models.OneNeuronResNet(size, 2, depth=depth, rngs=nnx.Rngs(key))
     width = size + (cell["network"] == "plain_wider")
     return models.MLPResNet(
-        size,
-        2,
-        width=width,
-        depth=depth,
-        norm_placement="none",
-        norm="none",
-        skip="none",
-        activation="relu",
-        rngs=nnx.Rngs(key),
+        size, 2, width=width, depth=depth, **options("plain"), activation="relu", rngs=nnx.Rngs(key)
     )
 
 
@@ -84,9 +101,7 @@ def _measure_one(batch: Batch, cell: Cell) -> pd.DataFrame:
         best = jnp.nanargmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf))
         return losses[best], accuracies[best]
 
-    mesh = Mesh(np.array(jax.devices()), ("seed",))
-    program = jax.jit(sharded(one, mesh, replicated=0))
-    losses, accuracies = run_sharded(program, mesh, (), (np.array(batch.seeds, np.uint32),))
+    losses, accuracies = Sharded(one)((), (np.array(batch.seeds, np.uint32),))
     axes = {"seed": list(batch.seeds)}
     return pd.concat(
         [
@@ -105,7 +120,11 @@ def _accuracy(table: pd.DataFrame, network: str) -> pd.Series:
     return by_seed(table, "test_accuracy", network=network)
 
 
+@plotted("one_neuron")
 def _draw(table: pd.DataFrame) -> Figure:
+    """Test accuracy on a disc within a ring, a dot for each seed, a dash at the median; dotted:
+    0.95.
+    """
     labels = {
         "one_neuron": "one-neuron\nresidual",
         "plain": "plain,\nwidth d",
@@ -117,73 +136,46 @@ def _draw(table: pd.DataFrame) -> Figure:
     return _plots.dots(groups, ylabel="test accuracy", bound=0.95)
 
 
+@predicts("one-neuron residual network fits", bound=0.95, unit="accuracy")
+def _one_neuron_residual_network_fits(table: pd.DataFrame) -> pd.Series:
+    """The one-neuron residual network tests above 0.95."""
+    return _accuracy(table, "one_neuron")
+
+
+@predicts("plain network of the same width does not", bound=0.95, side="below", unit="accuracy")
+def _plain_network_of_the_same_width_does_not(table: pd.DataFrame) -> pd.Series:
+    """The plain network of the input's width tests below 0.95."""
+    return _accuracy(table, "plain")
+
+
+@predicts("difference", bound=0.05, unit="accuracy")
+def _difference(table: pd.DataFrame) -> pd.Series:
+    """The one-neuron residual network tests higher."""
+    return _accuracy(table, "one_neuron") - _accuracy(table, "plain")
+
+
 STUDY = Study(
     name="one_neuron",
-    number=11,
-    claim="A residual network with one neuron a block fits what a plain network as narrow as its "
-    "input cannot.",
-    source="Lin & Jegelka 2018",
-    hypothesis="On telling the unit ball from the shell around it, the one-neuron residual network "
-    "tests above 95%, a plain ReLU network of the input's width below, and the difference is more "
-    "than 0.05.",
-    measurement="Points in the plane, half in the unit disc and half in the ring from 1.3 to 2; "
-    "test accuracy after Adam, of the attempt with the least training loss of several; networks of "
-    "the same number of blocks. Plain networks one unit wider stand beside.",
-    theory="Decision regions of a plain ReLU network of the input's width are unbounded (theorem "
-    "2.1); one-neuron residual networks approximate every integrable function (theorem 3.1), which "
-    "does not say that Adam finds it.",
+    **words(__doc__),
     predictions=(
-        Prediction(
-            "one-neuron residual network fits",
-            "The one-neuron residual network tests above 0.95.",
-            lambda table: _accuracy(table, "one_neuron"),
-            bound=0.95,
-            unit="accuracy",
-        ),
-        Prediction(
-            "plain network of the same width does not",
-            "The plain network of the input's width tests below 0.95.",
-            lambda table: _accuracy(table, "plain"),
-            bound=0.95,
-            side="below",
-            unit="accuracy",
-        ),
-        Prediction(
-            "difference",
-            "The one-neuron residual network tests higher.",
-            lambda table: _accuracy(table, "one_neuron") - _accuracy(table, "plain"),
-            bound=0.05,
-            unit="accuracy",
-        ),
+        _one_neuron_residual_network_fits,
+        _plain_network_of_the_same_width_does_not,
+        _difference,
     ),
     depends="whether fitting or failing is meant",
-    budgets={
-        preset: Budget(
-            seeds,
-            {"network": ("one_neuron", "plain", "plain_wider")},
-            {
-                "dimension": 2,
-                "depth": depth,
-                "points": 512,
-                "steps": steps,
-                "attempts": attempts,
-                "rate": 1e-2,
-            },
-        )
-        for preset, seeds, depth, steps, attempts in (
-            ("quick", 12, 8, 400, 4),
-            ("default", 32, 10, 4000, 16),
-            ("paper", 64, 16, 20000, 64),
-        )
-    },
-    measure=_measure,
-    together=("network",),
-    plots=(
-        Plot(
-            "one_neuron",
-            _draw,
-            "Test accuracy on a disc within a ring, a dot for each seed, a dash at the median; "
-            "dotted: 0.95.",
+    budgets=budgets(
+        by_preset(12, 32, 64),
+        dict(network=("one_neuron", "plain", "plain_wider")),
+        dict(
+            dimension=2,
+            depth=by_preset(8, 10, 16),
+            points=512,
+            steps=by_preset(400, 4000, 20000),
+            attempts=by_preset(4, 16, 64),
+            rate=0.01,
         ),
     ),
+    measure=_measure,
+    together=("network",),
+    plots=(_draw,),
 )

@@ -1,22 +1,32 @@
-# pandas annotates a selection of rows as a union of frame, series and array.
-# pyright: reportArgumentType=false, reportReturnType=false, reportCallIssue=false
-# pyright: reportAttributeAccessIssue=false
-"""Claim 13: whether the rank at initialization predicts trainability, over all trained cells."""
+"""Claim 13: whether the rank at initialization predicts trainability, over all trained cells.
+
+Claim: The rank at initialization predicts trainability.
+
+Source: Schoenholz et al. 2017; Daneshmand et al. 2020
+
+Hypothesis: Over all networks trained for claims 2, 5 and 6, the rank at the last block at
+initialization and the loss after training at the best step size have a rank correlation below -0.5,
+for the participation ratio of the features and of the Jacobian.
+
+Measurement: Spearman's correlation over networks (wiring, depth, activation, initial scale), one
+for each seed; its sign turned. Networks of the three studies differ in steps and batch.
+"""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from jaxact.experiments.verdicts import _plots
-from jaxact.experiments.verdicts._effects import CHANCE
-from jaxact.experiments.verdicts._protocol import Batch, Budget, Plot, Prediction, Study
+from jaxact import wiring
+from jaxact.experiments import _plots
+from jaxact.experiments.verdicts._effects import over_chance
+from jaxact.experiments.verdicts._protocol import Batch, Budget, Prediction, Study, plotted, words
 from jaxact.experiments.verdicts._statistics import rank_correlation
 from jaxact.experiments.verdicts.studies import _phase, _placement, _trainability
 
 USES = (_trainability.STUDY.name, _phase.STUDY.name, _placement.STUDY.name)
 NETWORK = ["study", "wiring", "depth", "activation", "exponent"]
 QUANTITIES = {
-    "feature_rank": "participation of the features",
+    "feature_participation": "participation of the features",
     "jacobian_participation": "participation of the Jacobian",
 }
 
@@ -33,15 +43,15 @@ def networks(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
     arms = [*NETWORK, "rate", "warmup"]
     table[["rate", "warmup"]] = table[["rate", "warmup"]].fillna(0.0)
     last = table.groupby("study").step.transform("max")
-    loss = table[(table.quantity == "loss") & (table.step == last)]
-    loss = loss.assign(loss=(loss.value / CHANCE).fillna(1.0).clip(upper=1.0))
+    loss = _plots.where(table, table.step == last, quantity="loss")
+    loss = over_chance(loss).rename(columns={"value": "loss"})
     medians = loss.groupby(arms).loss.median().reset_index()
     best = medians.loc[medians.groupby(NETWORK).loss.idxmin(), arms]
-    rank = table[(table.quantity == quantity) & (table.step == 0)]
-    rank = rank[rank.layer == rank.groupby(["study", "depth"]).layer.transform("max")]
-    rank = rank.rename(columns={"value": "rank"})
+    rank = _plots.where(table, quantity=quantity, step=0)
+    deepest = rank.groupby(["study", "depth"]).layer.transform("max")
+    rank = _plots.where(rank, rank.layer == deepest).rename(columns={"value": "rank"})
     keys = [*arms, "seed"]
-    both = loss[[*keys, "loss"]].merge(rank[[*keys, "rank"]], on=keys)
+    both = loss.filter([*keys, "loss"]).merge(rank.filter([*keys, "rank"]), on=keys)
     return both.merge(best, on=arms)
 
 
@@ -66,7 +76,11 @@ def _measure(batch: Batch) -> list[pd.DataFrame]:
     return [empty for _ in batch.cells]
 
 
+@plotted("prediction")
 def _draw(table: pd.DataFrame) -> Figure:
+    """Loss after training against rank at initialization, a point for each network: medians over
+    seeds.
+    """
     frames = []
     for quantity, label in QUANTITIES.items():
         both = networks(table, quantity)
@@ -80,32 +94,17 @@ def _draw(table: pd.DataFrame) -> Figure:
         panel="panel",
         xlabel="rank at initialization over width",
         ylabel="loss over that of a guess",
-        names=_phase.LABELS,
+        called=lambda word: wiring.get(word).label,
     )
 
 
 STUDY = Study(
     name="prediction",
-    number=13,
-    claim="The rank at initialization predicts trainability.",
-    source="Schoenholz et al. 2017; Daneshmand et al. 2020",
-    hypothesis="Over all networks trained for claims 2, 5 and 6, the rank at the last block at "
-    "initialization and the loss after training at the best step size have a rank correlation "
-    "below -0.5, for the participation ratio of the features and of the Jacobian.",
-    measurement="Spearman's correlation over networks (wiring, depth, activation, initial scale), "
-    "one for each seed; its sign turned. Networks of the three studies differ in steps and batch.",
-    theory="",
+    **words(__doc__),
     predictions=tuple(map(_predicts, QUANTITIES)),
     depends="which rank is meant",
     budgets={preset: Budget(12, {"cells": ("all",)}) for preset in ("quick", "default", "paper")},
     measure=_measure,
     uses=USES,
-    plots=(
-        Plot(
-            "prediction",
-            _draw,
-            "Loss after training against rank at initialization, a point for each network: "
-            "medians over seeds.",
-        ),
-    ),
+    plots=(_draw,),
 )

@@ -1,4 +1,20 @@
-"""Claim 4: how fast a product of layers loses rank, against the analytic rate."""
+"""Claim 4: how fast a product of layers loses rank, against the analytic rate.
+
+Claim: The rank of the product of layers falls with depth.
+
+Source: Saxe et al. 2014; Pennington et al. 2017, 2018; Feng et al. 2022
+
+Hypothesis: The participation ratio of the input-output Jacobian at initialization falls with depth
+for every activation, wiring and initialization, at the rate of mean-field theory.
+
+Measurement: Participation ratio over width of the Jacobian of the first l blocks, mean over
+Gaussian inputs of unit variance.
+
+Theory: 1 / (1 + sigma^2), sigma^2 the relative variance of the squared singular values in wide
+networks (Pennington et al. 2017 for plain networks; `jaxact.theory.mean_field`). Corrections are of
+the order of depth over width, and larger for GELU, whose variance map leaves its fixed point (slope
+1.14 there).
+"""
 
 import functools
 
@@ -9,20 +25,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxact import analysis, theory
-from jaxact.experiments.verdicts import _plots
+from jaxact.experiments import _plots
+from jaxact.experiments._networks import Sharded, Spec, Trials
 from jaxact.experiments.verdicts._effects import select
-from jaxact.experiments.verdicts._networks import (
-    Spec,
-    Trials,
-    blocks,
-    participation_by_block,
-    run_sharded,
-    sharded,
+from jaxact.experiments.verdicts._protocol import (
+    Batch,
+    Cell,
+    Prediction,
+    Study,
+    budgets,
+    by_preset,
+    plotted,
+    words,
 )
-from jaxact.experiments.verdicts._protocol import Batch, Budget, Cell, Plot, Prediction, Study
 
 NONLINEAR = ("relu", "tanh", "gelu")
-PLACEMENTS = {"plain": "plain", "scaled": "none", "pre": "pre"}
 
 
 def orthogonal(chain: analysis.Chain, variance: jax.Array) -> analysis.Chain:
@@ -46,19 +63,14 @@ def _measure(batch: Batch) -> list[pd.DataFrame]:
     settings = batch.settings
     names = tuple(dict.fromkeys(cell["activation"] for cell in batch.cells))
     wiring, kind = batch.cells[0]["wiring"], batch.cells[0]["weights"]
-    trials = Trials(Spec(wiring, settings["depth"], settings["width"], names))
-    program = jax.jit(
-        sharded(
-            functools.partial(_participations, trials, kind, settings["examples"]),
-            trials.mesh,
-            replicated=1,
-        )
+    trials = Trials(Spec(wiring, settings["depth"], settings["width"], names), batch.data)
+    program = Sharded(
+        functools.partial(_participations, trials, kind, settings["examples"]), shared=1
     )
     frames = []
     for cell in batch.cells:
         index = jnp.asarray(names.index(cell["activation"]), jnp.int32)
-        seeds = np.array(batch.seeds, np.uint32)
-        values = run_sharded(program, trials.mesh, (index,), (seeds,))
+        values = program((index,), (np.array(batch.seeds, np.uint32),))
         axes = {"seed": list(batch.seeds), "layer": range(1, settings["depth"] + 1)}
         frames.append(analysis.tidy(values, axes, quantity="participation"))
     return frames
@@ -77,8 +89,9 @@ def _participations(
     inputs = jax.random.normal(jax.random.fold_in(key, 2), (examples, width))
     if trials.spec.wiring == "plain":
         inputs = inputs / jnp.asarray(trials.gains)[index]
-    body = blocks(chain)
-    return jnp.mean(jax.vmap(lambda h: participation_by_block(body, h))(inputs), axis=0)
+    body = analysis.until(chain, "blocks").segments[-1]
+    of_example = jax.vmap(lambda h: analysis.participation_by_block(body, h))
+    return jnp.mean(of_example(inputs), axis=0)
 
 
 @functools.cache
@@ -88,13 +101,8 @@ def predicted(wiring: str, weights: str, activation: str, depth: int) -> np.ndar
     With the variance of the squared singular values over the square of their mean, sigma^2, it is
     1 / (1 + sigma^2).
     """
-    field = theory.mean_field(
-        activation,
-        depth,
-        placement=PLACEMENTS[wiring],
-        weights=weights,
-        branch_scale=depth**-0.5 if wiring == "scaled" else 1.0,
-    )
+    layer = theory.Layer(activation, weights=weights)
+    field = theory.mean_field(layer, depth, wiring=wiring)
     return 1 / (1 + np.asarray(field.jacobian_dispersion)[1:])
 
 
@@ -143,7 +151,11 @@ def _rate(wiring: str, weights: str, label: str) -> Prediction:
     )
 
 
+@plotted("product_rate")
 def _draw(table: pd.DataFrame) -> Figure:
+    """Participation ratio over width of the Jacobian by depth, at initialization; black: mean-field
+    theory. Median over seeds, band from least to largest.
+    """
     rows = select(table, "participation")
     depth = int(rows.layer.max())
     panel = rows.wiring + ", " + rows.weights
@@ -183,17 +195,7 @@ def _keep(cell: Cell) -> bool:
 
 STUDY = Study(
     name="product_rate",
-    number=4,
-    claim="The rank of the product of layers falls with depth.",
-    source="Saxe et al. 2014; Pennington et al. 2017, 2018; Feng et al. 2022",
-    hypothesis="The participation ratio of the input-output Jacobian at initialization falls with "
-    "depth for every activation, wiring and initialization, at the rate of mean-field theory.",
-    measurement="Participation ratio over width of the Jacobian of the first l blocks, mean over "
-    "Gaussian inputs of unit variance.",
-    theory="1 / (1 + sigma^2), sigma^2 the relative variance of the squared singular values in "
-    "wide networks (Pennington et al. 2017 for plain networks; `jaxact.theory.mean_field`). "
-    "Corrections are of the order of depth over width, "
-    "and larger for GELU, whose variance map leaves its fixed point (slope 1.14 there).",
+    **words(__doc__),
     predictions=(
         _falls("plain", "gaussian", NONLINEAR, "plain with Gaussian weights"),
         _falls("plain", "orthogonal", NONLINEAR, "plain with orthogonal weights"),
@@ -206,31 +208,21 @@ STUDY = Study(
         _rate("pre", "gaussian", "pre-norm"),
     ),
     depends="activation, wiring and initialization",
-    budgets={
-        preset: Budget(
-            seeds,
-            {
-                "wiring": ("plain", "scaled", "pre"),
-                "weights": ("gaussian", "orthogonal"),
-                "activation": ("identity", *NONLINEAR, *more),
-            },
-            {"depth": depth, "width": width, "examples": 4},
-        )
-        for preset, seeds, depth, width, more in (
-            ("quick", 16, 8, 96, ()),
-            ("default", 16, 16, 256, ("silu", "selu", "leaky_relu")),
-            ("paper", 32, 32, 1024, ("silu", "selu", "leaky_relu", "elu", "mish")),
-        )
-    },
+    budgets=budgets(
+        by_preset(16, 16, 32),
+        dict(
+            wiring=("plain", "scaled", "pre"),
+            weights=("gaussian", "orthogonal"),
+            activation=by_preset(
+                ("identity", *NONLINEAR),
+                ("identity", *NONLINEAR, "silu", "selu", "leaky_relu"),
+                ("identity", *NONLINEAR, "silu", "selu", "leaky_relu", "elu", "mish"),
+            ),
+        ),
+        dict(depth=by_preset(8, 16, 32), width=by_preset(96, 256, 1024), examples=4),
+    ),
     measure=_measure,
     together=("wiring", "weights"),
     keep=_keep,
-    plots=(
-        Plot(
-            "product_rate",
-            _draw,
-            "Participation ratio over width of the Jacobian by depth, at initialization; black: "
-            "mean-field theory. Median over seeds, band from least to largest.",
-        ),
-    ),
+    plots=(_draw,),
 )

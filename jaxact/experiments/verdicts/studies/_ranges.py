@@ -1,4 +1,20 @@
-"""Claim 7: how much of its range an activation uses at initialization; Su's function and Swish."""
+"""Claim 7: how much of its range an activation uses at initialization; Su's function and Swish.
+
+Claim: Swish and its kin use more of their range than ReLU at initialization, since half of normal
+inputs fall where ReLU is flat; J. Su's max(x, x exp(-|x|)) serves as Swish does.
+
+Source: Ramachandran et al. 2017; Hendrycks & Gimpel 2016; J. Su 2017
+
+Hypothesis: Half of standard normal inputs have slope 0 under ReLU; for the others the share with a
+slope of at most 0.01 in size is smaller by at least a quarter, also in a network on data; Su's
+function is near Swish in value and trains to the same loss.
+
+Measurement: The share of standard normal inputs by bisection of the slope's crossings; the share
+over units and digits in plain networks at initialization; the largest distance of values on [-20,
+20]; the loss after Adam on digits, paired by seed.
+
+Theory: P(Z < 0) = 1/2 for ReLU, exactly.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +23,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxact import activations, analysis, theory
-from jaxact.experiments.verdicts import _plots
+from jaxact.experiments import _plots
+from jaxact.experiments.verdicts._cells import train_cells, trials
 from jaxact.experiments.verdicts._effects import by_seed, remaining, select
-from jaxact.experiments.verdicts._networks import train_cells
-from jaxact.experiments.verdicts._protocol import Batch, Budget, Plot, Prediction, Study
+from jaxact.experiments.verdicts._protocol import (
+    Batch,
+    Prediction,
+    Study,
+    budgets,
+    by_preset,
+    plotted,
+    predicts,
+    words,
+)
 
 KIN = {"silu": "Swish", "mish": "Mish", "gelu": "GELU", "su": "Su's function"}
 
@@ -69,11 +94,17 @@ def _in_network(name: str) -> Prediction:
     )
 
 
+@predicts("Su's function (training)", bound=0.02, side="below", unit="share of the loss of a guess")
 def _su_trains_alike(table: pd.DataFrame) -> pd.Series:
+    """Su's function and Swish train to losses that differ by less than 0.02 of chance."""
     return (remaining(table, activation="su") - remaining(table, activation="silu")).abs()
 
 
+@plotted("ranges")
 def _draw(table: pd.DataFrame) -> Figure:
+    """Values and slopes. ReLU's slope is 0 for half of normal inputs; the others' vanishes only far
+    out.
+    """
     x = np.linspace(-5, 3, 201)
     names = ("relu", "silu", "su", "gelu", "mish")
     frames = []
@@ -94,76 +125,42 @@ def _draw(table: pd.DataFrame) -> Figure:
     )
 
 
+@predicts("ReLU (normal inputs)", bound=1e-6, side="below", unit="share of inputs", exact=True)
+def _relu_normal_inputs(table: pd.DataFrame) -> float:
+    """Half of standard normal inputs fall where ReLU is flat."""
+    return abs(_value(table, "flat", "relu") - 0.5)
+
+
+@predicts("Su's function (value)", bound=0.05, side="below", unit="output", exact=True)
+def _su_s_function_value(table: pd.DataFrame) -> float:
+    """Su's function is nowhere further from Swish than 0.05."""
+    return _value(table, "distance_from_swish", "su")
+
+
 STUDY = Study(
     name="ranges",
-    number=7,
-    claim="Swish and its kin use more of their range than ReLU at initialization, since half of "
-    "normal inputs fall where ReLU is flat; J. Su's max(x, x exp(-|x|)) serves as Swish does.",
-    source="Ramachandran et al. 2017; Hendrycks & Gimpel 2016; J. Su 2017",
-    hypothesis="Half of standard normal inputs have slope 0 under ReLU; for the others the share "
-    "with a slope of at most 0.01 in size is smaller by at least a quarter, also in a network on "
-    "data; Su's function is near Swish in value and trains to the same loss.",
-    measurement="The share of standard normal inputs by bisection of the slope's crossings; the "
-    "share over units and digits in plain networks at initialization; the largest distance of "
-    "values on [-20, 20]; the loss after Adam on digits, paired by seed.",
-    theory="P(Z < 0) = 1/2 for ReLU, exactly.",
+    **words(__doc__),
     predictions=(
-        Prediction(
-            "ReLU (normal inputs)",
-            "Half of standard normal inputs fall where ReLU is flat.",
-            lambda table: abs(_value(table, "flat", "relu") - 0.5),
-            bound=1e-6,
-            side="below",
-            unit="share of inputs",
-            exact=True,
-        ),
+        _relu_normal_inputs,
         *map(_range, KIN),
         *map(_in_network, KIN),
-        Prediction(
-            "Su's function (value)",
-            "Su's function is nowhere further from Swish than 0.05.",
-            lambda table: _value(table, "distance_from_swish", "su"),
-            bound=0.05,
-            side="below",
-            unit="output",
-            exact=True,
-        ),
-        Prediction(
-            "Su's function (training)",
-            "Su's function and Swish train to losses that differ by less than 0.02 of chance.",
-            _su_trains_alike,
-            bound=0.02,
-            side="below",
-            unit="share of the loss of a guess",
-        ),
+        _su_s_function_value,
+        _su_trains_alike,
     ),
     depends="the part of the claim",
-    budgets={
-        preset: Budget(
-            seeds,
-            {"activation": ("relu", *KIN)},
-            {
-                "wiring": "plain",
-                "depth": depth,
-                "width": width,
-                "steps": steps,
-                "rate": 1e-3,
-                "measures": ["flat_share", "loss"],
-            },
-        )
-        for preset, seeds, depth, width, steps in (
-            ("quick", 12, 6, 32, 200),
-            ("default", 16, 10, 128, 1000),
-            ("paper", 32, 20, 256, 5000),
-        )
-    },
-    measure=_measure,
-    plots=(
-        Plot(
-            "ranges",
-            _draw,
-            "Values and slopes. ReLU's slope is 0 for half of normal inputs; the others' vanishes "
-            "only far out.",
+    budgets=budgets(
+        by_preset(12, 16, 32),
+        dict(activation=("relu", *KIN)),
+        dict(
+            wiring="plain",
+            depth=by_preset(6, 10, 20),
+            width=by_preset(32, 128, 256),
+            steps=by_preset(200, 1000, 5000),
+            rate=0.001,
+            measures=["flat_share", "loss"],
         ),
     ),
+    measure=_measure,
+    prepare=trials,
+    plots=(_draw,),
 )

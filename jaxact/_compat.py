@@ -1,0 +1,48 @@
+"""What older versions lack, each with the version that ends it."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax import lax
+
+if TYPE_CHECKING or hasattr(jax, "enable_x64"):
+    enable_x64 = jax.enable_x64
+else:  # before jax 0.8
+    from jax.experimental import enable_x64 as enable_x64
+
+
+def module_list(items: Iterable[Any]) -> Any:
+    """`flax.nnx.List`, which modules need since flax 0.12; before, a list."""
+    from flax import nnx
+
+    return getattr(nnx, "List", list)(items)
+
+
+def value_of(variable: Any) -> Any:
+    """The array of an `flax.nnx.Variable`, or its shape and dtype; ``value`` before flax 0.12."""
+    return variable.get_value() if hasattr(variable, "get_value") else variable.value
+
+
+def set_value(variable: Any, value: Any) -> None:
+    """Gives an `flax.nnx.Variable` an array."""
+    if hasattr(variable, "set_value"):
+        variable.set_value(value)
+    else:
+        variable.value = value
+
+
+def varying(operand: Any) -> frozenset[Any]:
+    """The mesh axes over which an array varies inside `jax.shard_map`."""
+    kind = jax.typeof(operand)
+    if hasattr(kind, "manual_axis_type"):  # before, ``vma``
+        kind = kind.manual_axis_type
+        return frozenset() if kind is None else frozenset(kind.varying)
+    return frozenset(getattr(kind, "vma", ()))
+
+
+def vary(operand: Any, axes: frozenset[Any]) -> Any:
+    """An array that varies over these axes too; `lax.pvary` where there is no `lax.pcast`."""
+    if hasattr(lax, "pcast"):
+        return lax.pcast(operand, tuple(axes), to="varying")
+    return getattr(lax, "pvary")(operand, tuple(axes))  # noqa: B009

@@ -1,0 +1,167 @@
+"""The registry of measures: each entry does what it says, and each is found by its name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxact import analysis
+
+DEPTH, N = 3, 5
+
+
+def relu(x):
+    return jnp.maximum(x, 0)
+
+
+@pytest.fixture(scope="module")
+def view():
+    keys = jax.random.split(jax.random.key(0), 4)
+    w = jax.random.normal(keys[0], (DEPTH, N, N)) / 2
+    chain = analysis.as_chain(
+        [
+            ("stem", lambda p, x: x @ p, jax.random.normal(keys[1], (4, N)), None),
+            ("blocks", lambda p, x: x + relu(x @ p), w, DEPTH),
+            ("head", lambda p, x: x @ p, jax.random.normal(keys[2], (N, 3)), None),
+        ]
+    )
+    x, y = jax.random.normal(keys[3], (20, 4)), jnp.arange(20) % 3
+
+    def loss(outputs, y):
+        return -jnp.mean(jax.nn.log_softmax(outputs)[jnp.arange(len(y)), y])
+
+    def slope(h):
+        return (h > 0).astype(h.dtype)
+
+    return analysis.view(chain, x, y, loss=loss, slope=slope)
+
+
+class TestView:
+    def test_it_holds_what_the_network_shows(self, view):
+        h = analysis.features(view.chain, view.x)
+        np.testing.assert_array_equal(view.hidden[0], h["stem"][0])
+        np.testing.assert_array_equal(view.hidden[1:], h["blocks"])
+        np.testing.assert_allclose(view.outputs, analysis.run(view.chain, view.x), rtol=1e-6)
+
+    def test_blocks_need_an_input(self, view):
+        alone = analysis.Chain(view.chain.segments[1:])
+        with pytest.raises(ValueError, match="a segment before 'blocks'; it is the first"):
+            analysis.view(alone, view.hidden[0], view.y, loss=view.loss)
+        with pytest.raises(ValueError, match=r"the segments \(stem, blocks, head\); got 'trunk'"):
+            analysis.until(view.chain, "trunk")
+
+
+class TestRegistry:
+    def test_entries_say_what_they_are(self):
+        for name, measure in analysis.MEASURES.items():
+            assert measure.name == name
+            assert len(measure.definition) > 5
+            assert all((measure.unit, measure.floor, measure.greatest))
+
+    @pytest.mark.parametrize("name", analysis.names_of_view())
+    def test_a_measure_of_a_network_lies_within_what_its_entry_says(self, view, name):
+        found = analysis.measure(view, [name])[name]
+        assert found.shape in ((), (DEPTH,), (DEPTH // 2,))
+        assert np.all(np.isfinite(found))
+        measure = analysis.MEASURES[name]
+        greatest = 10 / 19 if name == "flip_share" else measure.greatest
+        if greatest != "no bound":
+            assert np.all(found <= float(greatest) + 1e-6)
+            assert np.all(found >= float(measure.floor) - 1e-6)
+
+    @pytest.mark.parametrize("of", ["weight", "gradient", "features", "jacobian"])
+    def test_spectra_of_each_object(self, view, of):
+        names = [f"{of}/{measure.name}" for measure in analysis.taking("spectrum")]
+        found = analysis.measure(view, names)
+        assert {values.shape for values in found.values()} == {(DEPTH,)}
+        matrices = {
+            "weight": np.swapaxes(view.body.params, 1, 2),
+            "features": view.hidden[1:],
+            "jacobian": jax.vmap(
+                lambda n: jax.jacobian(lambda x: _hidden(view, x)[n])(view.x[0]),
+            )(jnp.arange(DEPTH)),
+        }
+        if of in matrices:
+            s = np.linalg.svd(np.asarray(matrices[of]), compute_uv=False)
+            np.testing.assert_allclose(
+                found[f"{of}/stable_rank"], (s**2).sum(1) / s[:, 0] ** 2, rtol=1e-4
+            )
+
+    def test_unknown_names_and_objects(self, view):
+        for name in ("rank", "effective_rank", "network/effective_rank", "features/loss"):
+            with pytest.raises(ValueError, match=rf"measures must be among .* got '{name}'"):
+                analysis.measure(view, [name])
+
+    def test_a_name_is_registered_once_and_for_something(self):
+        with pytest.raises(ValueError, match="there is a measure 'loss'"):
+            analysis.register(analysis.MEASURES["loss"])
+        with pytest.raises(ValueError, match=r"object must be among weight, .* got 'brain'"):
+            analysis.Measure("size", "brain", "Its size.", len, "view")
+        with pytest.raises(ValueError, match=r"takes must be among spectrum, .* got 'nothing'"):
+            analysis.Measure("size", "network", "Its size.", len, "nothing")
+
+    def test_one_more_is_in_every_spectrum(self):
+        @analysis.measured("", "spectrum", unit="directions")
+        def count(s, log, tolerance):
+            """How many singular values there are."""
+            return jnp.full(s.shape[:-1], s.shape[-1])
+
+        try:
+            found = analysis.measure_matrices([np.eye(3), np.ones((3, 3))])["count"]
+            assert found.value.tolist() == [3, 3]
+            assert found.definition == "How many singular values there are."
+        finally:
+            del analysis.MEASURES["count"]
+        assert "count" not in analysis.measure_matrices([np.eye(3)])
+
+
+def _hidden(view, x):
+    h = x[None] @ view.chain.segments[0].params
+    outputs = []
+    for w in view.body.params:
+        h = h + relu(h @ w)
+        outputs.append(h[0])
+    return jnp.stack(outputs)
+
+
+class TestPlainAndStreamed:
+    """What is measured of features at hand, and of a stream over them."""
+
+    @pytest.mark.parametrize("form", ["root", "scatter"])
+    def test_mean_shift(self, view, form):
+        h = view.hidden[1:]
+        state = analysis.stream(analysis.as_chain([lambda x: x]), [h[0, :7], h[0, 7:]], form=form)[
+            "layer_1"
+        ]
+        found = analysis.streamed_mean_shift(state.moments)
+        np.testing.assert_allclose(found, analysis.mean_shift(h[:1]), rtol=1e-4)
+        np.testing.assert_allclose(analysis.mean_shift(jnp.ones((1, 3, 2, 2))), 1)
+        np.testing.assert_array_equal(analysis.mean_shift(jnp.zeros((1, 3, 2))), 0)
+
+    def test_unit_states(self, view):
+        h = relu(view.hidden[1:].at[0, :, 1].set(-1.0).at[1, :, 2].set(3.0))
+        found = analysis.unit_states(h, limits=(0.0, 3.0))
+        state = analysis.start_units(N)
+        for part in (h[0, :7], h[0, 7:]):
+            state = analysis.update_units(state, part, limits=(0.0, 3.0))
+        streamed = analysis.range_states(state)
+        for name in streamed._fields:
+            np.testing.assert_array_equal(getattr(found, name)[0], getattr(streamed, name))
+        assert bool(found.dead[0, 1])
+        assert bool(found.saturated[0, 1])  # at the lower limit
+        assert bool(found.saturated[1, 2])
+        assert not bool(found.dead[1, 2])
+
+    def test_constant_units_and_mean_outputs(self):
+        h = jnp.stack([jnp.arange(4.0), jnp.full(4, 2.0)], axis=1)[None]
+        np.testing.assert_array_equal(analysis.constant_units(h), [0.5])
+        np.testing.assert_allclose(analysis.output_mean(h), 1.75 / np.sqrt((14 + 16) / 8))
+
+
+@pytest.mark.parametrize(
+    "measure", [analysis.mean_shift, analysis.output_mean, analysis.constant_units,
+                analysis.flip_share, analysis.participation]
+)  # fmt: skip
+def test_nan_is_never_a_plausible_number(measure):
+    h = jax.random.normal(jax.random.key(0), (2, 5, 4)).at[1, 2, 3].set(jnp.nan)
+    assert np.isnan(measure(h)).tolist() == [False, True]
