@@ -1,5 +1,7 @@
 """The paper's figures at a tiny size: what each table says, and what cannot be drawn."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,16 +15,17 @@ TINY = figures.Sizes(8, 8, 30, 2, 12, 40, 2, 4, 64)
 EXACT = ("object", "quantity", "definition", "centring", "dtype", "value")
 
 
-@pytest.fixture(scope="module")
-def tables():
-    return {}
+@functools.cache
+def drawn(name):
+    """Any test may come first, or alone."""
+    return figures.draw(name, TINY)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", figures.FIGURES)
-def test_every_figure_is_drawn_from_a_table_that_explains_itself(name, tables):
-    drawing = figures.draw(name, TINY)
-    tables[name] = table = drawing.numbers
+def test_every_figure_is_drawn_from_a_table_that_explains_itself(name):
+    drawing = drawn(name)
+    table = drawing.numbers
     assert drawing.name == name
     assert drawing.figure.axes
     # Theory has no definition of its own, and a row of numbers no NaN.
@@ -32,8 +35,8 @@ def test_every_figure_is_drawn_from_a_table_that_explains_itself(name, tables):
 
 
 @pytest.mark.slow
-def test_naive_product_loses_what_the_graded_one_keeps(tables):
-    table = tables["naive_graded"]
+def test_naive_product_loses_what_the_graded_one_keeps():
+    table = drawn("naive_graded").numbers
     wide = table[table.depth == 30].pivot_table(index="index", columns="source", values="value")
     floor = np.log(2.0**-23)
     kept = wide.graded - wide.graded.max() > floor + 4
@@ -43,16 +46,16 @@ def test_naive_product_loses_what_the_graded_one_keeps(tables):
 
 
 @pytest.mark.slow
-def test_rank_of_the_change_is_bounded_by_the_flips(tables):
-    table = tables["flips"]
+def test_rank_of_the_change_is_bounded_by_the_flips():
+    table = drawn("flips").numbers
     assert (table.value <= np.minimum(table.flips, table.bound)).all()
     assert (table.value == table.by_layer).mean() > 0.9
 
 
 @pytest.mark.slow
-def test_spread_of_the_jacobian_grows_as_its_law_says(tables):
+def test_spread_of_the_jacobian_grows_as_its_law_says():
     """At width 32: plain networks lose most, and a scaled branch least."""
-    table = tables["jacobian_law"]
+    table = drawn("jacobian_law").numbers
     spread = table[table.quantity == "std_log_singular_value"]
     wide = spread.pivot_table(index=["wiring", "x"], columns="source", values="value")
     np.testing.assert_allclose(wide.measured, wide.theory, rtol=0.25)
@@ -61,8 +64,8 @@ def test_spread_of_the_jacobian_grows_as_its_law_says(tables):
 
 
 @pytest.mark.slow
-def test_wide_scales_lose_the_rank(tables):
-    table = tables["phase_diagram"]
+def test_wide_scales_lose_the_rank():
+    table = drawn("phase_diagram").numbers
     rows = table[(table.quantity == "effective_rank") & (table.depth == table.depth.max())]
     by_scale = rows.sort_values("scale").value.to_numpy()
     assert by_scale[0] > 0.9 * 8
