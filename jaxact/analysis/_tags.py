@@ -1,4 +1,4 @@
-"""Values inside a function, such as a layer's units, marked where they arise and collected purely."""
+"""Values inside a function, such as a layer's units, marked where they arise; collected purely."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -158,7 +158,7 @@ def _numbered(name: str, seen: dict[str, int]) -> str:
 def _scan(
     params: dict[str, Any], values: list[Any], push: dict[str, Array], seen: dict[str, int]
 ) -> tuple[list[Any], dict[str, Array]]:
-    """A loop that also puts out what is marked in its body, and takes what is pushed step by step."""
+    """A loop that also puts out what is marked in its body, and takes pushes step by step."""
     fixed, carried = params["num_consts"], params["num_carry"]
     consts, carry, xs = values[:fixed], values[fixed : fixed + carried], values[fixed + carried :]
     before = dict(seen)
