@@ -21,7 +21,7 @@ def trained(spec: networks.Spec, names: tuple[str, ...]) -> Callable[[], object]
     """A compiled run of a spec on one seed."""
     data = training.load("digits")
     assert isinstance(data, training.Dataset)
-    trials = networks.Trials(spec, data, lambda view: analysis.measure(view, names))
+    trials = networks.Trials(spec, data, lambda view: analysis.measure_view(view, names))
     return lambda: jax.block_until_ready(trials.run(spec.activations[0], [0]))
 
 

@@ -1,6 +1,6 @@
 """What older versions lack, each with the version that ends it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -46,3 +46,11 @@ def vary(operand: Any, axes: frozenset[Any]) -> Any:
     if hasattr(lax, "pcast"):
         return lax.pcast(operand, tuple(axes), to="varying")
     return getattr(lax, "pvary")(operand, tuple(axes))  # noqa: B009
+
+
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many arguments of a `lax.scan` are constants and how many are carried."""
+    if "num_consts" in params:  # before jax 0.12
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)

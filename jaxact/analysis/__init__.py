@@ -25,6 +25,9 @@ from jaxact.analysis._gradients import per_example_gradients as per_example_grad
 from jaxact.analysis._gradients import tangent_kernel as tangent_kernel
 from jaxact.analysis._jacobians import input_jacobians as input_jacobians
 from jaxact.analysis._jacobians import output_jacobians as output_jacobians
+from jaxact.analysis._measure import Follow as Follow
+from jaxact.analysis._measure import follow as follow
+from jaxact.analysis._measure import measure as measure
 from jaxact.analysis._measurement import Measurement as Measurement
 from jaxact.analysis._measurement import concatenate as concatenate
 from jaxact.analysis._measurement import measure_spectrum as measure_spectrum
@@ -78,11 +81,14 @@ from jaxact.analysis._stream import reduce_streams as reduce_streams
 from jaxact.analysis._stream import start_stream as start_stream
 from jaxact.analysis._stream import stream as stream
 from jaxact.analysis._stream import update_stream as update_stream
+from jaxact.analysis._summary import summary as summary
 from jaxact.analysis._table import COLUMNS as COLUMNS
 from jaxact.analysis._table import table as table
 from jaxact.analysis._table import tidy as tidy
 from jaxact.analysis._tags import collect as collect
+from jaxact.analysis._tags import tag as tag
 from jaxact.analysis._tags import tag_units as tag_units
+from jaxact.analysis._tags import tapped as tapped
 from jaxact.analysis._units import UnitRange as UnitRange
 from jaxact.analysis._units import UnitStates as UnitStates
 from jaxact.analysis._units import constant_units as constant_units
@@ -99,7 +105,7 @@ from jaxact.analysis._units import unit_states as unit_states
 from jaxact.analysis._units import update_units as update_units
 from jaxact.analysis._view import View as View
 from jaxact.analysis._view import gradient_matrices as gradient_matrices
-from jaxact.analysis._view import measure as measure
+from jaxact.analysis._view import measure_view as measure_view
 from jaxact.analysis._view import names_of_view as names_of_view
 from jaxact.analysis._view import participation as participation
 from jaxact.analysis._view import participation_by_block as participation_by_block

@@ -243,7 +243,7 @@ def scan_layers(
 
         def step(carry, layer, apply=apply):
             params, extra = layer
-            return visit(lambda h: _in_full_precision(apply, params, h), carry, extra)
+            return visit(lambda h: in_full_precision(apply, params, h), carry, extra)
 
         extra = None if inputs is None else inputs[segment.name]
         if segment.depth is None:
@@ -256,7 +256,7 @@ def scan_layers(
     return carry, outs
 
 
-def _in_full_precision(apply: Callable[[Any, Any], Any], params: Any, h: Any) -> Any:
+def in_full_precision(apply: Callable[[Any, Any], Any], params: Any, h: Any) -> Any:
     """A layer's output, its products rounded to its dtype only, unless a context asks for less.
 
     By default a TPU multiplies in bfloat16, and a GPU in TF32: small singular values were noise.

@@ -45,6 +45,9 @@ OBJECTS: dict[str, Object] = {
         "The derivative of a block's output in the network's input at one training example; ranks "
         "are means over examples."
     ),
+    "output_jacobian": Object(
+        "The derivative of the network's output in what a layer puts out, at one training example."
+    ),
     "gradient": Object(
         "The gradient of the mean loss over the measured examples in a weight, in the weight's "
         "shape."

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,16 +83,28 @@ def start_stream(chain: Chain, x: PyTree, /, *, form: str = "root") -> dict[str,
                 f"layers must put out one array of floats (batch, ..., units); {name!r} puts out "
                 f"{jax.tree.map(lambda leaf: leaf.shape[1:], h)}"
             )
-        dtype = jnp.promote_types(h.dtype, jnp.float32)
-        size = math.prod(h.shape[2:])
-        one = LayerState(
-            start_moments(h.shape[-1], form=form, dtype=dtype),
-            start_units(sum(u.shape[-1] for u in units), dtype=dtype),
-            start_similarity(size, dtype),
-            jnp.zeros((), jnp.int32),
-        )
-        states[name] = jax.vmap(lambda _, one=one: one)(jnp.zeros(h.shape[0]))
+        count = sum(u.shape[-1] for u in units)
+        states[name] = start_layers(h.shape, h.dtype, count, form=form)
     return states
+
+
+def start_layers(
+    shape: tuple[int, ...], dtype: Any, units: int, /, *, form: str = "root"
+) -> LayerState:
+    """The empty states of layers with outputs of a shape (layers, batch, ..., units)."""
+    dtype = at_least_single(dtype)
+    one = LayerState(
+        start_moments(shape[-1], form=form, dtype=dtype),
+        start_units(units, dtype=dtype),
+        start_similarity(math.prod(shape[2:]), dtype),
+        jnp.zeros((), jnp.int32),
+    )
+    return jax.vmap(lambda _: one)(jnp.zeros(shape[0]))
+
+
+def at_least_single(dtype: Any) -> Any:
+    """Where half precision is measured."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def update_stream(
@@ -119,18 +131,31 @@ def update_stream(
 
     def visit(layer, h, state):
         h, units = responses(layer, h)
-        finite = jnp.all(jnp.isfinite(h), axis=tuple(range(1, h.ndim)))
-        counted = finite if mask is None else finite & mask
-        lost = ~finite if mask is None else ~finite & mask
-        samples, of_sample = _rows(h, counted)
-        return h, LayerState(
-            update_moments(state.moments, samples, mask=of_sample),
-            _update_ranges(state.units, [_rows(u, counted) for u in units], limits),
-            update_similarity(state.similarity, h, mask=counted),
-            state.non_finite + jnp.sum(lost.astype(jnp.int32)),
-        )
+        return h, update_layer(state, h, units, mask=mask, limits=limits)
 
     return scan_layers(chain, visit, x, states)[1]
+
+
+def update_layer(
+    state: LayerState,
+    h: Array,
+    units: list[Array],
+    /,
+    *,
+    mask: Bool[Array, " batch"] | None = None,
+    limits: tuple[float, float] = (-jnp.inf, jnp.inf),
+) -> LayerState:
+    """One layer's state with its outputs on one more batch seen."""
+    finite = jnp.all(jnp.isfinite(h), axis=tuple(range(1, h.ndim)))
+    counted = finite if mask is None else finite & mask
+    lost = ~finite if mask is None else ~finite & mask
+    samples, of_sample = _rows(h, counted)
+    return LayerState(
+        update_moments(state.moments, samples, mask=of_sample),
+        _update_ranges(state.units, [_rows(u, counted) for u in units], limits),
+        update_similarity(state.similarity, h, mask=counted),
+        state.non_finite + jnp.sum(lost.astype(jnp.int32)),
+    )
 
 
 def _rows(h: Array, counted: Array) -> tuple[Array, Array]:
@@ -266,22 +291,23 @@ def measure_stream(
     parts: dict[str, list[Measurement]] = {}
     for name in (segment.name for segment in chain.segments):
         state = states[name]
-        samples = round(float(jnp.max(state.moments.count + state.moments.lost[0])))
-        if samples == 1 and centred:
-            raise ValueError(
-                f"states must have seen at least two samples for centred=True; {name!r} has seen "
-                f"{samples}: pass centred=False or more data"
-            )
         layers = len(state.moments.count)
         names = tuple(f"{name}.{i}" for i in range(1, layers + 1)) if layers > 1 else (name,)
-        for quantity, found in _measure_segment(state, names, centred, object, samples).items():
+        for quantity, found in measure_layers(state, names, centred, object).items():
             parts.setdefault(quantity, []).append(found)
     return {quantity: concatenate(part) for quantity, part in parts.items()}
 
 
-def _measure_segment(
-    state: LayerState, names: tuple[str, ...], centred: bool, object: str, samples: int
+def measure_layers(
+    state: LayerState, names: tuple[str, ...], centred: bool, object: str
 ) -> dict[str, Measurement]:
+    """What `measure_stream` gives, of layers of one kind."""
+    samples = round(float(jnp.max(state.moments.count + state.moments.lost[0])))
+    if samples == 1 and centred:
+        raise ValueError(
+            f"states must have seen at least two samples for centred=True; {names[0]!r} has seen "
+            f"{samples}: pass centred=False or more data"
+        )
     s = jax.jit(jax.vmap(functools.partial(moments_spectrum, centred=centred)))(state.moments)
     found = measure_spectrum(
         s,

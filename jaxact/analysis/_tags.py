@@ -1,7 +1,8 @@
 """Values inside a function, such as a layer's units, marked where they arise; collected purely."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -9,7 +10,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array
 
+from jaxact._compat import scan_counts
+
 MARK = "jaxact."
+MODULE = MARK + "module."
+"""Of marks that `mark_module` sets; a value has one name, and the user's own goes before it."""
 UNITS = "units"
 
 
@@ -33,6 +38,11 @@ def tag(h: Array, name: str, /) -> Array:
       (6.0, [2.0, 2.0, 2.0])
     """
     return checkpoint_name(h, MARK + name)
+
+
+def mark_module(h: Array, path: str, /) -> Array:
+    """What a module puts out, under its path, unless the value has a name already."""
+    return checkpoint_name(h, MODULE + path)
 
 
 def tag_units(activation: Callable[[Any], Any], /) -> Callable[[Any], Any]:
@@ -69,8 +79,8 @@ def collect(function: Callable[[Any], Any], /) -> Callable[[Any], tuple[Any, lis
     """
 
     def collecting(x: Any) -> tuple[Any, list[Array]]:
-        y, found = tapped(function)(x)
-        return y, [value for name, value in found.items() if name.split("_")[0] == UNITS]
+        y, marks = marked(function, x)
+        return y, [mark.value for mark in marks if mark.name.split("_")[0] == UNITS]
 
     return collecting
 
@@ -90,11 +100,34 @@ def tapped(function: Callable[[Any], Any], /) -> Callable[..., tuple[Any, dict[s
     """
 
     def tapping(x: Any, push: Mapping[str, Array] | None = None) -> tuple[Any, dict[str, Array]]:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(x)
-        outs, found = _evaluate(closed, jax.tree.leaves(x), dict(push or {}), {})
-        return jax.tree.unflatten(jax.tree.structure(shape), outs), found
+        y, marks = marked(function, x, push)
+        return y, {mark.name: mark.value for mark in marks}
 
     return tapping
+
+
+class Mark(NamedTuple):
+    """A marked value.
+
+    Attributes:
+      name: its own among those of the function.
+      value: with an axis of steps first for each loop that it lies in.
+      loops: the loops, outermost first, each a number of its own and its steps.
+    """
+
+    name: str
+    value: Any
+    loops: tuple[tuple[int, int], ...]
+
+
+def marked(
+    function: Callable[[Any], Any], x: Any, push: Mapping[str, Array] | None = None, /
+) -> tuple[Any, list[Mark]]:
+    """What a function returns and the values marked in it, in the order in which they arise."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(x)
+    run = _Run(dict(push or {}), {}, [], [], itertools.count())
+    outs = run.evaluate(closed, jax.tree.leaves(x))
+    return jax.tree.unflatten(jax.tree.structure(shape), outs), run.marks
 
 
 def inner_programs(params: Mapping[str, Any]) -> Iterator[ClosedJaxpr]:
@@ -107,83 +140,114 @@ def inner_programs(params: Mapping[str, Any]) -> Iterator[ClosedJaxpr]:
                 yield ClosedJaxpr(item, [])
 
 
-def _marked(closed: ClosedJaxpr) -> bool:
+def _holds_marks(closed: ClosedJaxpr) -> bool:
     return any(
         str(equation.params.get("name", "")).startswith(MARK)
         if equation.primitive.name == "name"
-        else any(map(_marked, inner_programs(equation.params)))
+        else any(map(_holds_marks, inner_programs(equation.params)))
         for equation in closed.jaxpr.eqns
     )
 
 
-def _evaluate(
-    closed: ClosedJaxpr, arguments: list[Any], push: dict[str, Array], seen: dict[str, int]
-) -> tuple[list[Any], dict[str, Array]]:
-    """The outputs of a program and what is marked in it; ``seen`` counts the names so far."""
-    jaxpr = closed.jaxpr
-    known: dict[Any, Any] = {}
-    known.update(zip(jaxpr.constvars, closed.consts, strict=True))
-    known.update(zip(jaxpr.invars, arguments, strict=True))
-    found: dict[str, Array] = {}
+class _Run(NamedTuple):
+    """One evaluation of a program, which collects its marks.
 
-    def read(variable: Any) -> Any:
-        return variable.val if isinstance(variable, Literal) else known[variable]
+    Attributes:
+      push: by name what is added to a marked value.
+      seen: how often a name has come so far.
+      marks: those so far.
+      turned: marked values transposed, which are the same ones, as `jax.vmap` leaves them.
+      loops: gives each loop a number.
+    """
 
-    for equation in jaxpr.eqns:
-        values = [read(variable) for variable in equation.invars]
-        kind, params = equation.primitive.name, equation.params
-        if kind == "name" and params["name"].startswith(MARK):
-            name = _numbered(params["name"][len(MARK) :], seen)
-            outs = [values[0] + push[name] if name in push else values[0]]
-            found[name] = outs[0]
-        elif kind in INLINED and _marked(inner := next(inner_programs(params))):
-            outs, more = _evaluate(inner, values, push, seen)
-            found |= more
-        elif kind == "scan" and _marked(params["jaxpr"]):
-            outs, more = _scan(params, values, push, seen)
-            found |= more
-        else:
-            bound = equation.primitive.get_bind_params(params)
-            outs = equation.primitive.bind(*values, **bound)
-            outs = outs if equation.primitive.multiple_results else [outs]
-        known.update(zip(equation.outvars, outs, strict=True))
-    return [read(variable) for variable in jaxpr.outvars], found
+    push: dict[str, Array]
+    seen: dict[str, int]
+    marks: list[Mark]
+    turned: list[Any]
+    loops: Iterator[int]
 
+    def evaluate(self, closed: ClosedJaxpr, arguments: list[Any]) -> list[Any]:
+        jaxpr = closed.jaxpr
+        known: dict[Any, Any] = {}
+        known.update(zip(jaxpr.constvars, closed.consts, strict=True))
+        known.update(zip(jaxpr.invars, arguments, strict=True))
 
-def _numbered(name: str, seen: dict[str, int]) -> str:
-    seen[name] = seen.get(name, 0) + 1
-    return name if seen[name] == 1 else f"{name}_{seen[name]}"
+        def read(variable: Any) -> Any:
+            return variable.val if isinstance(variable, Literal) else known[variable]
 
+        for equation in jaxpr.eqns:
+            values = [read(variable) for variable in equation.invars]
+            kind, params = equation.primitive.name, equation.params
+            if kind == "name" and params["name"].startswith(MARK):
+                outs = [self.note(params["name"], values[0])]
+            elif kind in INLINED and _holds_marks(inner := next(inner_programs(params))):
+                outs = self.evaluate(inner, values)
+            elif kind == "scan" and _holds_marks(params["jaxpr"]):
+                outs = self.scan(params, values)
+            else:
+                bound = equation.primitive.get_bind_params(params)
+                outs = equation.primitive.bind(*values, **bound)
+                outs = outs if equation.primitive.multiple_results else [outs]
+                if kind == "transpose" and self.is_marked(values[0]):
+                    self.turned.append(outs[0])
+            known.update(zip(equation.outvars, outs, strict=True))
+        return [read(variable) for variable in jaxpr.outvars]
 
-def _scan(
-    params: dict[str, Any], values: list[Any], push: dict[str, Array], seen: dict[str, int]
-) -> tuple[list[Any], dict[str, Array]]:
-    """A loop that also puts out what is marked in its body, and takes pushes step by step."""
-    fixed, carried = params["num_consts"], params["num_carry"]
-    consts, carry, xs = values[:fixed], values[fixed : fixed + carried], values[fixed + carried :]
-    before = dict(seen)
+    def note(self, mark: str, value: Any) -> Any:
+        """A marked value, moved where it is pushed."""
+        of_module = mark.startswith(MODULE)
+        if of_module and self.is_marked(value):
+            return value
+        name = mark.removeprefix(MODULE if of_module else MARK)
+        self.seen[name] = self.seen.get(name, 0) + 1
+        if self.seen[name] > 1:
+            name = f"{name}_{self.seen[name]}"
+        value = value + self.push[name] if name in self.push else value
+        self.marks.append(Mark(name, value, ()))
+        return value
 
-    def body(carry: list[Any], step: Any) -> tuple[list[Any], Any]:
-        # A loop may trace its body more than once, and each time the names are counted anew.
-        names = dict(before)
-        outs, found = _evaluate(params["jaxpr"], [*consts, *carry, *step[0]], step[1], names)
-        seen.update(names)
-        return outs[:carried], (outs[carried:], found)
+    def is_marked(self, value: Any) -> bool:
+        return any(value is known for known in (*self.turned, *(m.value for m in self.marks)))
 
-    def first(leaves: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), leaves)
+    def scan(self, params: dict[str, Any], values: list[Any]) -> list[Any]:
+        """A loop that also puts out what is marked in its body, and takes pushes step by step."""
+        fixed, carried = scan_counts(params)
+        consts, carry, xs = (
+            values[:fixed],
+            values[fixed : fixed + carried],
+            values[fixed + carried :],
+        )
+        inside: list[Mark] = []
+        number, seen = next(self.loops), {}
 
-    names = jax.eval_shape(body, carry, (first(xs), {}))[1][1]
-    inside = {name: push[name] for name in names if name in push}
-    carry, (ys, found) = lax.scan(
-        body,
-        carry,
-        (xs, inside),
-        length=params["length"],
-        reverse=params["reverse"],
-        unroll=params["unroll"],
-    )
-    return [*carry, *ys], found
+        def body(carry: list[Any], step: Any) -> tuple[list[Any], Any]:
+            # A loop may trace its body more than once, and each time the names are counted anew.
+            run = _Run(step[1], dict(self.seen), [], [], itertools.count(number + 1))
+            outs = run.evaluate(params["jaxpr"], [*consts, *carry, *step[0]])
+            inside[:] = run.marks
+            seen.update(run.seen)
+            return outs[:carried], (outs[carried:], [mark.value for mark in run.marks])
+
+        def first(leaves: Any) -> Any:
+            return jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), leaves
+            )
+
+        jax.eval_shape(body, carry, (first(xs), {}))
+        push = {mark.name: self.push[mark.name] for mark in inside if mark.name in self.push}
+        carry, (ys, found) = lax.scan(
+            body,
+            carry,
+            (xs, push),
+            length=params["length"],
+            reverse=params["reverse"],
+            unroll=params["unroll"],
+        )
+        self.seen.update(seen)
+        for mark, value in zip(inside, found, strict=True):
+            loops = ((number, params["length"]), *mark.loops)
+            self.marks.append(Mark(mark.name, value, loops))
+        return [*carry, *ys]
 
 
 INLINED = (
@@ -201,5 +265,5 @@ INLINED = (
 
 def responses(layer: Callable[[Any], Any], h: Any) -> tuple[Any, list[Array]]:
     """A layer's output and what its units answer: what is tagged in it, else the output."""
-    y, marked = collect(layer)(h)
-    return y, marked or [y]
+    y, units = collect(layer)(h)
+    return y, units or [y]

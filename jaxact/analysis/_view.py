@@ -96,7 +96,7 @@ def view(
     return View(chain, x, y, loss, hidden, outputs, slope, blocks)
 
 
-def measure(view: View, names: Sequence[str], /) -> dict[str, Array]:
+def measure_view(view: View, names: Sequence[str], /) -> dict[str, Array]:
     """Measures of a network with data, by name; pure, at home in `jax.jit` and `jax.vmap`.
 
     Args:
@@ -115,7 +115,7 @@ def measure(view: View, names: Sequence[str], /) -> dict[str, Array]:
 
 
 def resolve(name: str, /) -> tuple[str, Measure]:
-    """A measure by the name that `measure` takes.
+    """A measure by the name that `measure_view` takes.
 
     Args:
       name: ``"NAME"``, or ``"OBJECT/NAME"`` of a spectrum.
@@ -141,7 +141,7 @@ def resolve(name: str, /) -> tuple[str, Measure]:
 
 
 def names_of_view() -> list[str]:
-    """The names that `measure` takes without an object."""
+    """The names that `measure_view` takes without an object."""
     return [measure.name for measure in (*taking("features"), *taking("view"))]
 
 

@@ -60,7 +60,7 @@ class TestRegistry:
 
     @pytest.mark.parametrize("name", analysis.names_of_view())
     def test_a_measure_of_a_network_lies_within_what_its_entry_says(self, view, name):
-        found = analysis.measure(view, [name])[name]
+        found = analysis.measure_view(view, [name])[name]
         assert found.shape in ((), (DEPTH,), (DEPTH // 2,))
         assert np.all(np.isfinite(found))
         measure = analysis.MEASURES[name]
@@ -72,7 +72,7 @@ class TestRegistry:
     @pytest.mark.parametrize("of", ["weight", "gradient", "features", "jacobian"])
     def test_spectra_of_each_object(self, view, of):
         names = [f"{of}/{measure.name}" for measure in analysis.taking("spectrum")]
-        found = analysis.measure(view, names)
+        found = analysis.measure_view(view, names)
         assert {values.shape for values in found.values()} == {(DEPTH,)}
         matrices = {
             "weight": np.swapaxes(view.body.params, 1, 2),
@@ -90,7 +90,7 @@ class TestRegistry:
     def test_unknown_names_and_objects(self, view):
         for name in ("rank", "effective_rank", "network/effective_rank", "features/loss"):
             with pytest.raises(ValueError, match=rf"measures must be among .* got '{name}'"):
-                analysis.measure(view, [name])
+                analysis.measure_view(view, [name])
 
     def test_a_name_is_registered_once_and_for_something(self):
         with pytest.raises(ValueError, match="there is a measure 'loss'"):

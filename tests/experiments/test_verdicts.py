@@ -181,7 +181,7 @@ class TestMeasures:
             log_p = scipy.special.log_softmax(np.asarray(h, np.float64), axis=-1)
             expected.append(-log_p[np.arange(5), np.asarray(y)].mean())
         np.testing.assert_allclose(
-            analysis.measure(view, ["lesion_loss"])["lesion_loss"], expected, rtol=1e-5
+            analysis.measure_view(view, ["lesion_loss"])["lesion_loss"], expected, rtol=1e-5
         )
 
     def test_orthogonal_weights(self):
@@ -451,7 +451,7 @@ class TestTrials:
     NAMES = ("loss", "feature_participation", "gradient_norm", "features/effective_rank")
 
     def trials(self):
-        observe = functools.partial(lambda names, view: analysis.measure(view, names), self.NAMES)
+        observe = functools.partial(lambda names, v: analysis.measure_view(v, names), self.NAMES)
         return networks.Trials(self.SPEC, training.load("digits"), observe)
 
     @pytest.mark.slow
@@ -477,7 +477,7 @@ class TestTrials:
             "import sys, jax, numpy as np\n"
             "from jaxact import analysis, training\n"
             "from jaxact.experiments import _networks as n\n"
-            f"observe = lambda view: analysis.measure(view, {self.NAMES!r})\n"
+            f"observe = lambda view: analysis.measure_view(view, {self.NAMES!r})\n"
             f"t = n.Trials(n.Spec(*{tuple(self.SPEC)!r}), training.load('digits'), observe)\n"
             "found = t.run('relu', range(3), [n.Arm()])[0].observed\n"
             "found = {k.replace('/', '_'): v for k, v in found.items()}\n"

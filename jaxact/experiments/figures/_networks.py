@@ -265,7 +265,7 @@ def measure_trajectory(sizes: Sizes) -> pd.DataFrame:
 
         def observe(view: analysis.View) -> dict[str, Array]:
             found = {"features": _features(view, (depth,)), "jacobian": _jacobians(view, (depth,))}
-            return {**found, **analysis.measure(view, ("loss",))}
+            return {**found, **analysis.measure_view(view, ("loss",))}
 
         trials = Trials(spec, data, observe)
         (trial,) = trials.run("relu", [0])

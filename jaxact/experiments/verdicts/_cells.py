@@ -30,7 +30,7 @@ def trials(batch: Batch) -> Trials:
     names = tuple(dict.fromkeys(_fields(batch, cell)["activation"] for cell in batch.cells))
     fields = {name: first[name] for name in Spec._fields if name in first}
     observe = functools.partial(
-        lambda names, view: analysis.measure(view, names), tuple(first["measures"])
+        lambda names, view: analysis.measure_view(view, names), tuple(first["measures"])
     )
     made = Trials(Spec(**fields, activations=names), batch.data, observe)
     return made.compile(batch.seeds, list(_arms(batch, names[0]).values()))

@@ -1,0 +1,252 @@
+"""A network of any library as a pure function of its arrays, what its modules put out marked."""
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxact.analysis._chain import Chain, as_chain, in_full_precision, scan_layers, split_arrays
+from jaxact.analysis._tags import mark_module
+
+
+class Foreign(NamedTuple):
+    """A network as a pure function.
+
+    Attributes:
+      names: of its arrays.
+      arrays: those of the network, in the order of the names.
+      apply: ``apply(arrays, x) -> outputs`` on a batch, with what every module puts out marked
+        under the module's path, and the network's own output as ``output``.
+      channels_first: whether features of four axes or more have the units as second one.
+    """
+
+    names: tuple[str, ...]
+    arrays: list[Array]
+    apply: Callable[[list[Array], Any], Any]
+    channels_first: bool = False
+
+
+def foreign(network: Any, /) -> Foreign:
+    """Reads a network of any library, with all its modules.
+
+    Args:
+      network: see `measure`.
+
+    Returns:
+      The network as a pure function.
+
+    Raises:
+      TypeError: if it is none of what `measure` takes.
+    """
+    if isinstance(network, Chain) or hasattr(network, "segments"):
+        return _of_chain(as_chain(network))
+    if isinstance(network, tuple) and (read := _of_tuple(*network)) is not None:
+        return read
+    if _is_a(network, "equinox", "Module"):
+        return _read(network, lambda module, x: jax.vmap(module)(x))._replace(channels_first=True)
+    if callable(network):
+        return _read(network, lambda module, x: _unjitted(module)(x))
+    return _of_chain(as_chain(network))
+
+
+def _is_a(network: Any, package: str, name: str) -> bool:
+    """Whether it is of a class of a package, which whoever made the object has then loaded."""
+    found = getattr(sys.modules.get(package), name, None)
+    return found is not None and isinstance(network, found)
+
+
+def _of_tuple(first: Any, second: Any = None, *rest: Any) -> Foreign | None:
+    if _is_a(first, "haiku", "Transformed") or _is_a(first, "haiku", "TransformedWithState"):
+        return _of_haiku(first, second, *rest)
+    if rest or second is None:
+        return None
+    if hasattr(first, "apply") and isinstance(second, Mapping):
+        read = _read(second, lambda variables, x: first.apply(variables, x))
+        # As its modules are called, which have no collection in their paths.
+        return read._replace(names=tuple(name.removeprefix("params.") for name in read.names))
+    if inspect.isroutine(first) or hasattr(first, "__wrapped__"):
+        with contextlib.suppress(ValueError):  # a function of C shows no signature
+            if len(inspect.signature(first).parameters) > 1:
+                return _read(second, lambda params, x: _unjitted(first)(params, x))
+    return None
+
+
+def _of_haiku(transformed: Any, params: Any, state: Any = None) -> Foreign:
+    rng = (None,) if "rng" in inspect.signature(transformed.apply).parameters else ()
+
+    def apply(given: Any, x: Any) -> Any:
+        if state is None:
+            return transformed.apply(given, *rng, x)
+        return transformed.apply(given[0], given[1], *rng, x)[0]
+
+    return _read(params if state is None else (params, state), apply)
+
+
+def _of_chain(chain: Chain) -> Foreign:
+    leaves, rebuild = split_arrays(chain)
+    paths = [path for s in chain.segments for path in _paths(s.params, s.name)]
+
+    def apply(arrays: list[Array], x: Any) -> Any:
+        for segment in rebuild(arrays).segments:
+
+            def visit(layer: Any, h: Any, _: Any, name: str = segment.name) -> tuple[Any, None]:
+                return _mark(layer(h), name), None
+
+            x = scan_layers(Chain((segment,)), visit, x)[0]
+        return x
+
+    return Foreign(tuple(name for name, _ in paths), leaves, apply)
+
+
+def _read(network: Any, call: Callable[[Any, Any], Any]) -> Foreign:
+    paths, rebuild = _named(network)
+
+    def apply(arrays: list[Array], x: Any) -> Any:
+        fresh = rebuild(arrays)
+        _record(fresh)
+        with _intercepted():
+            return _mark(in_full_precision(call, fresh, x), "output")
+
+    return Foreign(
+        tuple(name for name, _ in paths), [jnp.asarray(array) for _, array in paths], apply
+    )
+
+
+def _unjitted(function: Any) -> Any:
+    """A jitted function's own, since a trace that is remembered from before shows no module."""
+    jitted = type(function).__name__ == "PjitFunction"
+    return function.__wrapped__ if jitted else function
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def _paths(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Arrays by the path to them, as a user would write it."""
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if _is_array(leaf):
+            own = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+            found.append((".".join(part for part in (prefix, own) if part) or "params", leaf))
+    return found
+
+
+def _named(network: Any) -> tuple[list[tuple[str, Any]], Callable[[list[Array]], Any]]:
+    """The arrays of a network by path, and a fresh network from them."""
+    merge: Callable[[Any], Any] = lambda tree: tree  # noqa: E731
+    if _is_a(network, "flax.nnx", "Module"):
+        from flax import nnx
+
+        graph, network = nnx.split(network)
+        merge = functools.partial(nnx.merge, graph)
+    leaves, structure = jax.tree.flatten(network)
+
+    def rebuild(arrays: list[Array]) -> Any:
+        given = iter(arrays)
+        whole = [next(given) if _is_array(leaf) else leaf for leaf in leaves]
+        return merge(jax.tree.unflatten(structure, whole))
+
+    return _paths(network), rebuild
+
+
+def _mark(out: Any, name: str) -> Any:
+    """What a module puts out with its first array of floats marked."""
+    leaves, structure = jax.tree.flatten(out)
+    for number, leaf in enumerate(leaves):
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating):
+            leaves[number] = mark_module(leaf, name)
+            break
+    return jax.tree.unflatten(structure, leaves)
+
+
+PATH = "_jaxact_path"
+_inside: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("inside", default=())
+
+
+def _record(network: Any) -> None:
+    """Gives every module of a fresh copy a class that marks what its calls put out.
+
+    The copy is the measurement's own, so that nothing of the user's changes; and a class it must
+    be, since Python looks a call up there.
+    """
+    for path, module in _modules(network, "", set()):
+        # One that cannot take another class shows what its own modules put out.
+        with contextlib.suppress(TypeError, AttributeError):
+            object.__setattr__(module, PATH, path)
+            object.__setattr__(module, "__class__", _recording(type(module)))
+
+
+def _modules(part: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Callable modules inside by path, each once, in the order of their fields."""
+    if id(part) in seen or _is_array(part) or isinstance(part, type | str | int | float):
+        return
+    seen.add(id(part))
+    if isinstance(part, Mapping):
+        fields = dict(part)
+    elif _is_module(part):
+        if callable(part) and path:  # what the whole puts out is marked as such
+            yield path, part
+        fields = {k: v for k, v in vars(part).items() if not k.startswith("_pytree")}
+    elif hasattr(part, "__iter__") and hasattr(part, "__getitem__") and hasattr(part, "__len__"):
+        fields = dict(enumerate(part))
+    else:
+        return
+    for name, field in fields.items():
+        yield from _modules(field, f"{path}.{name}" if path else str(name), seen)
+
+
+def _is_module(part: Any) -> bool:
+    return (
+        _is_a(part, "flax.nnx", "Module")
+        or _is_a(part, "equinox", "Module")
+        or (dataclasses.is_dataclass(part) and not jax.tree_util.all_leaves([part]))
+    )
+
+
+@functools.cache
+def _recording(kind: type) -> type:
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        within = _inside.get()
+        # A copy made inside, as a scan over layers makes, has lost its path.
+        name = getattr(self, PATH, None) or ".".join((*within[-1:], kind.__name__.lower()))
+        token = _inside.set((*within, name))
+        try:
+            return _mark(kind.__call__(self, *args, **options), name)
+        finally:
+            _inside.reset(token)
+
+    space = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    recording = type(kind)(kind.__name__, (kind,), space)
+    return recording
+
+
+@contextlib.contextmanager
+def _intercepted() -> Iterator[None]:
+    """While it lasts, modules of Linen and Haiku mark what they put out, by the libraries' ways."""
+
+    def marking(path_of: Callable[[Any], str]) -> Callable[..., Any]:
+        def call(function: Any, args: Any, options: Any, context: Any) -> Any:
+            out = function(*args, **options)
+            path = path_of(context.module)
+            return _mark(out, path) if context.method_name == "__call__" and path else out
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        if (linen := sys.modules.get("flax.linen")) is not None:
+            of_linen = marking(lambda module: ".".join(module.path))
+            stack.enter_context(linen.intercept_methods(of_linen))
+        if (haiku := sys.modules.get("haiku")) is not None:
+            of_haiku = marking(lambda module: module.module_name.replace("/~/", "/"))
+            stack.enter_context(haiku.intercept_methods(of_haiku))
+        yield

@@ -1,0 +1,268 @@
+"""What a network shows inside: its layers' values, their derivatives, its weight matrices."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxact import spectral
+from jaxact.analysis._chain import ravel_example
+from jaxact.analysis._foreign import Foreign
+from jaxact.analysis._stream import LayerState, at_least_single, start_layers, update_layer
+from jaxact.analysis._tags import Mark, marked
+from jaxact.analysis._uses import Use, numbered, uses
+
+
+class Cut(NamedTuple):
+    """A value inside a network, seen on a batch.
+
+    Attributes:
+      name: of the module or tag.
+      steps: how often it occurs, run by loops; None where it lies in no loop.
+      loop: the number of the outermost.
+      axis: of the examples, in one occurrence.
+      shape: of one occurrence, as `values` gives it: examples, positions, units.
+      dtype: of the value.
+    """
+
+    name: str
+    steps: int | None
+    loop: int | None
+    axis: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its occurrences."""
+        return numbered(self.name, self.steps)
+
+
+class Inside(NamedTuple):
+    """A network taken apart.
+
+    Attributes:
+      network: as a pure function.
+      cuts: its values, in the order in which they act.
+      uses: its arrays that multiply, in that order.
+    """
+
+    network: Foreign
+    cuts: tuple[Cut, ...]
+    uses: tuple[Use, ...]
+
+
+def look_inside(network: Foreign, x: PyTree[Array], /) -> Inside:
+    """Takes a network apart, without running it.
+
+    Args:
+      network: as a pure function.
+      x: a batch. Values without an axis of examples are not seen.
+
+    Returns:
+      What is inside.
+    """
+    marks, more = _marks(network, x, 0), _marks(network, x, 1)
+    cuts = []
+    for mark, other in zip(marks, more, strict=True):
+        ndim = len(mark.loops)
+        # The axis that grows with the batch, wherever vmap or the network has put it.
+        pairs = zip(mark.value.shape[ndim:], other.value.shape[ndim:], strict=True)
+        axes = [axis for axis, (size, grown) in enumerate(pairs) if size != grown]
+        if len(axes) != 1 or mark.value.ndim - ndim < 2:
+            continue
+        value = jax.eval_shape(
+            lambda v, m=mark, axis=axes[0]: _arranged(network, m._replace(value=v), axis),
+            mark.value,
+        )
+        steps, loop = (len(value), mark.loops[0][0]) if mark.loops else (None, None)
+        cuts.append(Cut(mark.name, steps, loop, axes[0], value.shape[1:], value.dtype))
+    return Inside(network, tuple(cuts), tuple(uses(network, x)))
+
+
+def _marks(network: Foreign, x: PyTree[Array], more: int) -> list[Mark]:
+    """The shapes of what is marked, with more examples than there are."""
+    seen: list[Mark] = []
+
+    def look(arrays: list[Array], x: Any) -> None:
+        seen[:] = marked(lambda given: network.apply(*given), (arrays, x))[1]
+
+    sizes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((len(leaf) + more, *leaf.shape[1:]), leaf.dtype), x
+    )
+    jax.eval_shape(look, network.arrays, sizes)
+    return seen
+
+
+def _arranged(network: Foreign, mark: Mark, axis: int) -> Array:
+    """A marked value as (steps, examples, ..., units)."""
+    value = mark.value.reshape(-1, *mark.value.shape[len(mark.loops) :])
+    value = jnp.moveaxis(value, 1 + axis, 1)
+    return jnp.moveaxis(value, 2, -1) if network.channels_first and value.ndim > 4 else value
+
+
+def in_order(parts: Iterable[tuple[Sequence[str], int | None]], /) -> list[str]:
+    """Names in the order in which they act: of what one loop runs, step after step.
+
+    Args:
+      parts: names of what belongs together, and the number of its loop.
+
+    Example:
+      >>> in_order([(["a"], None), (["b.1", "b.2"], 0), (["c.1", "c.2"], 0)])
+      ['a', 'b.1', 'c.1', 'b.2', 'c.2']
+    """
+    order: list[str] = []
+    for loop, group in itertools.groupby(parts, key=lambda part: part[1]):
+        stacks = [names for names, _ in group]
+        steps = 1 if loop is None else math.gcd(*map(len, stacks))
+        for step in range(steps):
+            for names in stacks:
+                each = len(names) // steps
+                order += names[step * each : (step + 1) * each]
+    return order
+
+
+def values(
+    inside: Inside, arrays: list[Array], x: PyTree[Array], push: Mapping[str, Array] | None = None
+) -> tuple[Any, dict[str, Float[Array, "step n ..."]]]:
+    """A network's output, and by name the values of its cuts, with an axis of steps first."""
+    y, marks = marked(lambda given: inside.network.apply(*given), (arrays, x), push)
+    axes = {cut.name: cut.axis for cut in inside.cuts}
+    return y, {
+        mark.name: _arranged(inside.network, mark, axes[mark.name])
+        for mark in marks
+        if mark.name in axes
+    }
+
+
+def groups(inside: Inside) -> list[list[Cut]]:
+    """The cuts of one shape together, in the order in which the first of each acts."""
+    found: dict[Any, list[Cut]] = {}
+    for cut in inside.cuts:
+        found.setdefault((cut.shape, cut.dtype), []).append(cut)
+    return list(found.values())
+
+
+def start_features(inside: Inside) -> list[LayerState]:
+    """For each of the `groups` the states of a stream of features that has seen nothing."""
+    return [
+        start_layers(
+            (sum(cut.steps or 1 for cut in group), *group[0].shape),
+            group[0].dtype,
+            group[0].shape[-1],
+        )
+        for group in groups(inside)
+    ]
+
+
+def update_features(
+    inside: Inside, arrays: list[Array], states: list[LayerState], x: PyTree[Array]
+) -> list[LayerState]:
+    """The states with one more batch seen."""
+    update = jax.vmap(lambda state, h: update_layer(state, h, [h]))
+    _, found = values(inside, arrays, x)
+    return [
+        update(state, jnp.concatenate([found[cut.name] for cut in group]))
+        for group, state in zip(groups(inside), states, strict=True)
+    ]
+
+
+def weight_stacks(inside: Inside, arrays: list[Array]) -> dict[str, Float[Array, "layer o i"]]:
+    """The weight matrices, by the name of their array."""
+    known = dict(zip(inside.network.names, arrays, strict=True))
+    return {use.name: use.matrices(known[use.name]) for use in inside.uses}
+
+
+def gradient_stacks(
+    inside: Inside,
+    loss: Callable[[Any, Any], Float[Array, ""]],
+    arrays: list[Array],
+    x: PyTree[Array],
+    y: Any,
+) -> dict[str, Float[Array, "layer o i"]]:
+    """The gradient of a batch's loss in every weight matrix."""
+    names = inside.network.names
+    places = [names.index(use.name) for use in inside.uses]
+
+    def cost(chosen: list[Array]) -> Array:
+        whole = list(arrays)
+        for place, array in zip(places, chosen, strict=True):
+            whole[place] = array
+        return loss(inside.network.apply(whole, x), y)
+
+    gradients = jax.grad(cost)([arrays[place] for place in places])
+    return {use.name: use.matrices(g) for use, g in zip(inside.uses, gradients, strict=True)}
+
+
+def jacobians(
+    inside: Inside, arrays: list[Array], x: PyTree[Array], basis: Float[Array, "r k"]
+) -> dict[str, tuple[Float[Array, "step s"], Int[Array, " step"]]]:
+    """The derivatives of the cuts in the input at one example, along the rows of a basis.
+
+    Args:
+      inside: the network.
+      arrays: its arrays.
+      x: a batch of one.
+      basis: orthonormal, k counting the input's numbers.
+
+    Returns:
+      By cut the singular values at every step, and how many entries are not finite.
+    """
+    flat, unravel = ravel_example(x)
+
+    def inner(v: Array) -> dict[str, Array]:
+        found = values(inside, arrays, unravel(v))[1]
+        return {name: value.reshape(len(value), -1) for name, value in found.items()}
+
+    _, tangent = jax.linearize(inner, flat)
+    columns = jax.vmap(tangent)(basis)
+    return _spectra({name: jnp.swapaxes(j, 0, 1) for name, j in columns.items()})
+
+
+def output_jacobians(
+    inside: Inside, arrays: list[Array], x: PyTree[Array], basis: Float[Array, "r k"]
+) -> dict[str, tuple[Float[Array, "step s"], Int[Array, " step"]]]:
+    """The derivatives of the output in the cuts at one example, along the rows of a basis.
+
+    Args:
+      inside: the network.
+      arrays: its arrays.
+      x: a batch of one.
+      basis: orthonormal, k counting the output's numbers.
+
+    Returns:
+      As `jacobians`.
+    """
+    _, marks = marked(lambda given: inside.network.apply(*given), (arrays, x))
+    steps = {cut.name: cut.steps or 1 for cut in inside.cuts}
+    zeros = {mark.name: jnp.zeros_like(mark.value) for mark in marks if mark.name in steps}
+
+    def output(push: dict[str, Array]) -> Array:
+        return ravel_example(values(inside, arrays, x, push)[0])[0]
+
+    _, transpose = jax.vjp(output, zeros)
+    rows = jax.vmap(lambda v: transpose(v)[0])(basis)
+    split = {name: row.reshape(len(basis), steps[name], -1) for name, row in rows.items()}
+    return _spectra({name: jnp.swapaxes(j, 0, 1) for name, j in split.items()})
+
+
+def _spectra(stacks: dict[str, Float[Array, "step m n"]]) -> dict[str, tuple[Array, Array]]:
+    groups: dict[Any, list[str]] = {}
+    for name, stack in stacks.items():
+        groups.setdefault((*stack.shape[1:], at_least_single(stack.dtype)), []).append(name)
+    found = {}
+    for group in groups.values():
+        wide = [stacks[name].astype(at_least_single(stacks[name].dtype)) for name in group]
+        whole = jnp.concatenate(wide)
+        missing = jnp.sum((~jnp.isfinite(whole)).astype(jnp.int32), axis=(1, 2))
+        clean = jnp.where(missing[:, None, None] == 0, whole, 0)
+        s = jnp.where(missing[:, None] == 0, spectral.singular_values(clean), jnp.nan)
+        last = 0
+        for name in group:
+            first, last = last, last + len(stacks[name])
+            found[name] = s[first:last], missing[first:last]
+    return found

@@ -1,0 +1,580 @@
+"""One network written in every library, measured as it is, against NumPy in float64."""
+
+import functools
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from jaxact import _compat, analysis, models
+
+DEPTH, WIDTH, CLASSES, EXAMPLES = 4, 8, 3, 40
+KERNELS = np.random.default_rng(0).normal(size=(DEPTH, WIDTH, WIDTH)) / WIDTH**0.5
+HEAD = np.random.default_rng(1).normal(size=(WIDTH, CLASSES))
+X = np.random.default_rng(2).normal(size=(EXAMPLES, WIDTH))
+Y = np.random.default_rng(3).integers(0, CLASSES, EXAMPLES)
+INPUTS = jnp.asarray(X, jnp.float32)
+
+
+def loss(outputs, y):
+    log = jax.nn.log_softmax(outputs)
+    return -jnp.mean(jnp.take_along_axis(log, y[:, None], axis=-1))
+
+
+def truth():
+    """By object, the matrices of every block and of the head, in float64."""
+    h, derivative = X, np.eye(WIDTH)
+    features, jacobians, inputs, slopes = [], [], [], []
+    for w in KERNELS:
+        inputs.append(h)
+        slope = 1 - np.tanh(h @ w) ** 2
+        slopes.append(slope)
+        h = h + np.tanh(h @ w)
+        derivative = derivative + (w * slope[0]).T @ derivative
+        features.append(h)
+        jacobians.append(derivative)
+    outputs = h @ HEAD
+    probabilities = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+    error = (probabilities - np.eye(CLASSES)[Y]) / EXAMPLES
+    gradients, back, after = [h.T @ error], error @ HEAD.T, [HEAD.T]
+    for number in reversed(range(DEPTH)):
+        through = back * slopes[number]
+        gradients.append(inputs[number].T @ through)
+        back = back + through @ KERNELS[number].T
+        after.append(after[-1] + after[-1] * slopes[number][0] @ KERNELS[number].T)
+    return {
+        "weight": [*KERNELS, HEAD],
+        "features": [*features, outputs],
+        "jacobian": [*jacobians, HEAD.T @ jacobians[-1]],
+        "gradient": gradients[::-1],
+        "output_jacobian": [*after[:-1][::-1], np.eye(CLASSES)],
+    }
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(WIDTH, WIDTH, use_bias=False, rngs=rngs)
+
+    def __call__(self, x):
+        return x + jnp.tanh(self.linear(x))
+
+
+class Unrolled(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.head = nnx.Linear(WIDTH, CLASSES, use_bias=False, rngs=rngs)
+        self.blocks = _compat.module_list(Block(rngs) for _ in range(DEPTH))
+        for block, w in zip(self.blocks, KERNELS, strict=True):
+            _compat.set_value(block.linear.kernel, jnp.asarray(w, jnp.float32))
+        _compat.set_value(self.head.kernel, jnp.asarray(HEAD, jnp.float32))
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+class Scanned(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        make = nnx.vmap(lambda rngs: Block(rngs), in_axes=0, out_axes=0)
+        self.blocks = nnx.split_rngs(splits=DEPTH)(make)(rngs)
+        self.head = nnx.Linear(WIDTH, CLASSES, use_bias=False, rngs=rngs)
+        _compat.set_value(self.blocks.linear.kernel, jnp.asarray(KERNELS, jnp.float32))
+        _compat.set_value(self.head.kernel, jnp.asarray(HEAD, jnp.float32))
+
+    def __call__(self, x):
+        step = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        return self.head(step(x, self.blocks))
+
+
+class LinenBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x, _=None):
+        return x + jnp.tanh(nn.Dense(WIDTH, use_bias=False, name="linear")(x)), None
+
+
+class LinenNet(nn.Module):
+    scanned: bool
+
+    @nn.compact
+    def __call__(self, x):
+        if self.scanned:
+            split = dict(variable_axes={"params": 0}, split_rngs={"params": True})
+            x, _ = nn.scan(LinenBlock, length=DEPTH, **split)(name="blocks")(x, None)
+        else:
+            for number in range(DEPTH):
+                x, _ = LinenBlock(name=f"blocks_{number}")(x)
+        return nn.Dense(CLASSES, use_bias=False, name="head")(x)
+
+
+def linen(scanned):
+    stacks = {"linear": {"kernel": jnp.asarray(KERNELS, jnp.float32)}}
+    blocks = {"blocks": stacks}
+    if not scanned:
+        take = functools.partial(jax.tree.map, lambda leaf, i: leaf[i], stacks)
+        blocks = {f"blocks_{i}": take(jax.tree.map(lambda _, i=i: i, stacks)) for i in range(DEPTH)}
+    params = {**blocks, "head": {"kernel": jnp.asarray(HEAD, jnp.float32)}}
+    return LinenNet(scanned), {"params": params}
+
+
+class EquinoxBlock(eqx.Module):
+    linear: eqx.nn.Linear
+
+    def __call__(self, x):
+        return x + jnp.tanh(self.linear(x))
+
+
+class EquinoxNet(eqx.Module):
+    blocks: list
+    head: eqx.nn.Linear
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def equinox():
+    def linear(w):
+        layer = eqx.nn.Linear(*w.shape, use_bias=False, key=jax.random.key(0))
+        return eqx.tree_at(lambda m: m.weight, layer, jnp.asarray(w.T, jnp.float32))
+
+    return EquinoxNet([EquinoxBlock(linear(w)) for w in KERNELS], linear(HEAD))
+
+
+class HaikuBlock(hk.Module):
+    def __call__(self, x):
+        return x + jnp.tanh(hk.Linear(WIDTH, with_bias=False, name="linear")(x))
+
+
+def haiku():
+    def forward(x):
+        for number in range(DEPTH):
+            x = HaikuBlock(name=f"blocks_{number}")(x)
+        return hk.Linear(CLASSES, with_bias=False, name="head")(x)
+
+    params = {
+        f"blocks_{i}/linear": {"w": jnp.asarray(w, jnp.float32)} for i, w in enumerate(KERNELS)
+    }
+    return hk.transform(forward), {"head": {"w": jnp.asarray(HEAD, jnp.float32)}, **params}
+
+
+def tagged(params, x):
+    for number, w in enumerate(params["blocks"]):
+        x = analysis.tag(x + jnp.tanh(x @ w), f"blocks.{number}")
+    return x @ params["head"]
+
+
+def tagged_scan(params, x):
+    def step(x, w):
+        return analysis.tag(x + jnp.tanh(x @ w), "blocks"), None
+
+    return lax.scan(step, x, params["blocks"])[0] @ params["head"]
+
+
+PARAMS = {"blocks": jnp.asarray(KERNELS, jnp.float32), "head": jnp.asarray(HEAD, jnp.float32)}
+NETWORKS = {
+    "nnx": Unrolled,
+    "nnx, scanned": Scanned,
+    "nnx, called by hand": lambda: (lambda module, x: module(x), Unrolled()),
+    "linen": lambda: linen(False),
+    "linen, scanned": lambda: linen(True),
+    "equinox": equinox,
+    "haiku": haiku,
+    "plain": lambda: (tagged, {**PARAMS, "blocks": list(PARAMS["blocks"])}),
+    "plain, indexed": lambda: (tagged, PARAMS),
+    "plain, jitted": lambda: (jax.jit(tagged), PARAMS),
+    "plain, scanned": lambda: (tagged_scan, PARAMS),
+    "plain, remat": lambda: (jax.checkpoint(tagged_scan), PARAMS),
+}
+OBJECTS = ("weight", "features", "jacobian", "output_jacobian", "gradient")
+
+
+def of_blocks(m):
+    """The layers that `truth` has: not the products inside the blocks."""
+    if m.object in ("weight", "gradient"):
+        return m
+    return analysis.select(m, [name for name in m.layers if "linear" not in name])
+
+
+def singular_values(matrices):
+    return [np.linalg.svd(a, compute_uv=False) for a in matrices]
+
+
+@pytest.mark.parametrize("library", NETWORKS)
+def test_every_library_is_measured_as_numpy_measures(library):
+    network = NETWORKS[library]()
+    found = analysis.measure(network, INPUTS, y=jnp.asarray(Y), loss=loss, measures=OBJECTS)
+    expected = truth()
+    seen = {(m.object, m.quantity): of_blocks(m) for m in found}
+    for of in OBJECTS:
+        assert len(seen[of, "spectral_norm"].layers) == DEPTH + 1
+        for number, s in enumerate(singular_values(expected[of])):
+            shares = s / s.sum()
+            values = {
+                "spectral_norm": s[0],
+                "effective_rank": np.exp(-np.sum(shares * np.log(shares))),
+                "stable_rank": np.sum(s**2) / s[0] ** 2,
+            }
+            for quantity, value in values.items():
+                given = float(seen[of, quantity].value[number])
+                assert given == pytest.approx(value, rel=2e-5), (of, quantity, number)
+    assert seen["features", "cosine_similarity"].value[-1] == pytest.approx(
+        cosine(expected["features"][-1]), abs=1e-5
+    )
+
+
+def cosine(h):
+    unit = h / np.linalg.norm(h, axis=1, keepdims=True)
+    gram = unit @ unit.T
+    return (gram.sum() - len(h)) / (len(h) * (len(h) - 1))
+
+
+def layers(network, x=INPUTS, of="features", **options):
+    return analysis.measure(network, x, measures=[f"{of}/stable_rank"], **options)[0].layers
+
+
+class TestNames:
+    def test_order_is_that_of_use_and_natural(self):
+        keys = jax.random.split(jax.random.key(0), 12)
+
+        def network(params, x):
+            for number in reversed(range(12)):
+                x = analysis.tag(x @ params[f"w{number}"], f"h{number}")
+            return x
+
+        params = {f"w{number}": jax.random.normal(key, (4, 4)) for number, key in enumerate(keys)}
+        pair = network, params
+        assert layers(pair, jnp.eye(4)) == tuple(f"h{i}" for i in reversed(range(12)))
+        assert layers(pair, jnp.eye(4), "weight") == tuple(f"w{i}" for i in reversed(range(12)))
+
+    def test_of_one_loop_come_step_after_step(self):
+        assert layers(Scanned())[:4] == (
+            "blocks.linear.1",
+            "blocks.1",
+            "blocks.linear.2",
+            "blocks.2",
+        )
+
+    def test_a_module_called_twice(self):
+        class Twice(nnx.Module):
+            def __init__(self):
+                self.linear = nnx.Linear(WIDTH, WIDTH, rngs=nnx.Rngs(0))
+
+            def __call__(self, x):
+                return 2 * self.linear(jnp.tanh(self.linear(x)))
+
+        assert layers(Twice()) == ("linear", "linear_2", "output")
+        assert layers(Twice(), of="weight") == ("linear.kernel",)
+
+    @pytest.mark.parametrize(
+        ("pattern", "features", "weights"),
+        [
+            ("blocks.?", 4, 4),
+            ("blocks.1*", 2, 1),
+            (["head", "blocks.0"], 2, 2),
+            ("*.linear", 4, 4),
+        ],
+    )
+    def test_patterns(self, pattern, features, weights):
+        assert len(layers(Unrolled(), layers=pattern)) == features
+        assert len(layers(Unrolled(), of="weight", layers=pattern)) == weights
+        assert len(layers(Unrolled(), of="jacobian", layers=pattern)) == features
+
+    def test_of_a_network_of_ours_as_its_chain_has_them(self):
+        network = models.MLPResNet(WIDTH, CLASSES, width=8, depth=3, rngs=nnx.Rngs(0))
+        chain = analysis.as_chain(network)
+        streamed = analysis.measure_stream(chain, analysis.stream(chain, [INPUTS]), centred=False)
+        found = analysis.measure(network, INPUTS, measures=["features/effective_rank"])[0]
+        alone = streamed["effective_rank"]
+        shared = [name for name in found.layers if name in alone.layers]
+        assert [name for name in shared if name.startswith("blocks")] == [
+            f"blocks.{i}" for i in (1, 2, 3)
+        ]
+        np.testing.assert_allclose(
+            analysis.select(found, shared).value, analysis.select(alone, shared).value, rtol=1e-5
+        )
+
+
+class TestWeights:
+    """What multiplies, whichever way a program spells it."""
+
+    W = jax.random.normal(jax.random.key(0), (WIDTH, 2 * WIDTH))
+
+    @pytest.mark.parametrize(
+        ("network", "shape"),
+        [
+            (lambda w, x: x @ w, (16, 8)),
+            (lambda w, x: (w.T @ x.T).T, (16, 8)),
+            (lambda w, x: jnp.einsum("io,ni->no", w, x), (16, 8)),
+            (lambda w, x: jax.vmap(lambda x: w.T @ x)(x), (16, 8)),
+            (lambda w, x: x @ w.astype(jnp.bfloat16).astype(jnp.float32), (16, 8)),
+            (lambda w, x: x @ (w / jnp.linalg.norm(w)), (16, 8)),
+            (lambda w, x: x @ jax.jit(lambda w: w - jnp.mean(w))(w), (16, 8)),
+            (
+                lambda w, x: jnp.einsum("ihd,ni->nhd", w.reshape(8, 4, 4), x).reshape(-1, 16),
+                (16, 8),
+            ),
+            (lambda w, x: lax.map(lambda x: x @ w, x), (16, 8)),
+            (lambda w, x: lax.cond(x[0, 0] > 0, lambda x: x @ w, lambda x: -(x @ w), x), (16, 8)),
+            (lambda w, x: lax.fori_loop(0, 2, lambda i, x: x @ (w @ w.T), x), None),
+            (lambda w, x: x + w[:, 0][None], None),
+        ],
+    )
+    def test_spellings(self, network, shape):
+        pair = (lambda w, x: analysis.tag(network(w, x), "h")), self.W
+        if shape is None:
+            with pytest.raises(ValueError, match="measures must not hold weight here"):
+                layers(pair, of="weight")
+        else:
+            (found,) = analysis.measure(pair, INPUTS, measures=["weight/spectral_norm"])
+            assert found.shapes == (shape,)
+            assert found.value[0] == pytest.approx(np.linalg.norm(self.W, 2), rel=1e-5)
+
+    def test_attention_kernels_by_what_is_summed(self):
+        module = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=12)
+        x = jax.random.normal(jax.random.key(1), (3, 5, 8))
+        pair = module, module.init(jax.random.key(0), x, x)
+        call = (lambda variables, x: module.apply(variables, x, x)), pair[1]
+        (found,) = analysis.measure(call, x, measures=["weight/stable_rank"])
+        shapes = dict(zip(found.layers, found.shapes, strict=True))
+        assert shapes == {
+            "params.query.kernel": (12, 8),
+            "params.key.kernel": (12, 8),
+            "params.value.kernel": (12, 8),
+            "params.out.kernel": (8, 12),
+        }
+
+    def test_embedding_and_convolution(self):
+        class Net(nnx.Module):
+            def __init__(self):
+                rngs = nnx.Rngs(0)
+                self.embed = nnx.Embed(11, 6, rngs=rngs)
+                self.conv = nnx.Conv(6, 4, (3,), rngs=rngs)
+
+            def __call__(self, ids):
+                return self.conv(self.embed(ids))
+
+        ids = jnp.arange(20).reshape(2, 10) % 11
+        (found,) = analysis.measure(Net(), ids, measures=["weight/stable_rank"])
+        assert dict(zip(found.layers, found.shapes, strict=True)) == {
+            "embed.embedding": (6, 11),
+            "conv.kernel": (4, 18),
+        }
+
+
+class TestData:
+    def test_batches_are_as_one(self):
+        pieces = [INPUTS[:7], INPUTS[7:30], INPUTS[30:]]
+        targets = [jnp.asarray(y) for y in (Y[:7], Y[7:30], Y[30:])]
+        names = ["features", "gradient"]
+        whole = analysis.measure(Unrolled(), INPUTS, y=jnp.asarray(Y), loss=loss, measures=names)
+        parts = analysis.measure(
+            Unrolled(), zip(pieces, targets, strict=True), loss=loss, measures=names
+        )
+        for one, other in zip(whole, parts, strict=True):
+            assert one.quantity == other.quantity
+            if one.quantity != "log_singular_value":
+                np.testing.assert_allclose(one.value, other.value, rtol=2e-4, atol=1e-5)
+
+    def test_values_need_no_axis_of_examples_first(self):
+        def network(params, x):  # time first, as recurrent networks are written
+            h = jnp.swapaxes(x, 0, 1)
+            h = analysis.tag(jnp.tanh(h @ params), "time first")
+            return jnp.mean(h, axis=0)
+
+        x = jax.random.normal(jax.random.key(0), (6, 5, 4))
+        found = analysis.measure((network, jnp.eye(4)), x, measures=["features/cosine_similarity"])
+        h = np.tanh(np.asarray(x, np.float64))
+        assert found[0].value[0] == pytest.approx(cosine(h.reshape(6, -1)), abs=1e-5)
+
+    def test_integers_have_no_jacobian(self):
+        network = nn.Embed(5, 4)
+        pair = network, network.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+        ids = jnp.array([[0, 1], [2, 3]])
+        assert {m.object for m in analysis.measure(pair, ids)} == {"weight", "features"}
+        with pytest.raises(ValueError, match="measures must not hold jacobian here: x holds integ"):
+            analysis.measure(pair, ids, measures=["jacobian"])
+
+    def test_directions_of_a_large_input(self):
+        found = analysis.measure(Unrolled(), INPUTS, measures=["jacobian"], directions=3)
+        rank = next(m for m in found if m.quantity == "numerical_rank")
+        assert set(rank.shapes) == {(8, 3), (3, 3)}
+        assert np.max(rank.value) == 3
+        norm = next(m for m in found if m.quantity == "spectral_norm")
+        whole = analysis.measure(Unrolled(), INPUTS, measures=["jacobian/spectral_norm"])[0]
+        assert np.all(norm.value < whole.value)
+
+    def test_what_is_not_finite_is_counted_and_not_measured(self):
+        params = {**PARAMS, "blocks": PARAMS["blocks"].at[2].set(jnp.nan)}
+        for m in analysis.measure((tagged_scan, params), INPUTS):
+            if m.quantity == "non_finite":
+                first_broken = {"weight": [0, 0, 64, 0, 0]}.get(m.object)
+                counts = m.value.tolist()
+                assert first_broken in (None, counts)
+                assert counts[0] == counts[1] == 0
+                assert counts[2] > 0
+            else:
+                assert not m.valid[2]
+                assert m.valid[1]
+
+    def test_sixteen_bits(self):
+        half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+        found = analysis.measure((tagged_scan, half), INPUTS.astype(jnp.bfloat16))
+        exact = {(m.object, m.quantity): m for m in analysis.measure((tagged_scan, PARAMS), INPUTS)}
+        for m in found:
+            assert m.dtype == "float32"
+            if m.quantity == "effective_rank":
+                np.testing.assert_allclose(m.value, exact[m.object, m.quantity].value, rtol=0.02)
+
+
+class TestNetworkStaysAsItIs:
+    def test_nnx(self):
+        class Counting(nnx.Module):
+            def __init__(self):
+                self.norm = nnx.BatchNorm(WIDTH, rngs=nnx.Rngs(0))
+                self.linear = nnx.Linear(WIDTH, WIDTH, rngs=nnx.Rngs(0))
+
+            def __call__(self, x):
+                return self.linear(self.norm(x))
+
+        network = Counting()
+        before, kinds = nnx.state(network), (type(network.norm), type(network.linear))
+        analysis.measure(network, INPUTS)
+        assert kinds == (type(network.norm), type(network.linear)) == (nnx.BatchNorm, nnx.Linear)
+        jax.tree.map(np.testing.assert_array_equal, before, nnx.state(network))
+        network.eval()
+        assert "jaxact" not in str(jax.make_jaxpr(lambda x: network(x))(INPUTS))
+
+    def test_equinox(self):
+        network = equinox()
+        analysis.measure(network, INPUTS)
+        assert type(network.head) is eqx.nn.Linear
+        assert "jaxact" not in str(jax.make_jaxpr(jax.vmap(network))(INPUTS))
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (dict(measures=["weights"]), "measures must be OBJECT or OBJECT/NAME.*got 'weights'"),
+            (dict(measures=["weight/dead"]), "a measure of it.*got 'weight/dead'"),
+            (dict(measures="weight"), "measures must be a list of names; got 'weight'"),
+            (dict(measures=[]), "measures must hold at least one name"),
+            (dict(measures=["gradient"]), "loss must be given where measures hold 'gradient'"),
+            (dict(loss=loss), "y must be given with loss"),
+            (dict(y=Y), "loss must be given with y"),
+            (
+                dict(layers="block"),
+                "layers must match some of blocks.0.linear, blocks.0.*got 'block'",
+            ),
+            (dict(directions=0), "directions must be at least 1; got 0"),
+        ],
+    )
+    def test_options(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            analysis.measure(Unrolled(), INPUTS, **options)
+
+    @pytest.mark.parametrize("x", [jnp.zeros((0, WIDTH)), [], [jnp.zeros((0, WIDTH))], iter([])])
+    def test_no_data(self, x):
+        with pytest.raises(ValueError, match="x must"):
+            analysis.measure(Unrolled(), x)
+
+    @pytest.mark.parametrize(
+        "network",
+        [
+            lambda x: jnp.tanh(x),
+            lambda x: Unrolled()(x),
+            (lambda params, x: x @ params[0] @ params[1], KERNELS[:2].astype(np.float32)),
+        ],
+    )
+    def test_nothing_to_see_names_the_way(self, network):
+        with pytest.raises(ValueError, match=r"network must show values inside.*analysis\.tag"):
+            analysis.measure(network, INPUTS)
+
+    def test_neither_module_nor_function(self):
+        with pytest.raises(TypeError, match="network must be"):
+            analysis.measure(3.0, INPUTS)
+
+
+class TestFollow:
+    def test_is_measure_at_each_interval_and_compiles_once(self):
+        traced = []
+
+        def network(params, x):
+            traced.append(1)
+            return tagged_scan(params, x)
+
+        watch = analysis.follow(INPUTS, every=2, measures=["features/effective_rank", "weight"])
+        for step in range(5):
+            params = jax.tree.map(lambda leaf, c=1 + step: c * leaf, PARAMS)
+            assert (watch(step, (network, params)) is None) == (step % 2 == 1)
+            if step == 0:
+                count = len(traced)
+        assert len(traced) == count
+        assert list(watch.found) == [0, 2, 4]
+        alone = analysis.measure(
+            (tagged_scan, params), INPUTS, measures=["features/effective_rank"]
+        )
+        rank = next(m for m in watch.found[4] if m.object == "features")
+        np.testing.assert_allclose(rank.value, alone[0].value, rtol=1e-5)
+        table = watch.table()
+        assert set(table["step"]) == {0, 2, 4}
+
+    def test_another_network_is_refused(self):
+        watch = analysis.follow(INPUTS, every=1)
+        watch(0, (tagged, {**PARAMS}))
+        with pytest.raises(ValueError, match="network must be as at first"):
+            watch(1, Unrolled())
+
+    def test_an_iterator_is_refused(self):
+        with pytest.raises(ValueError, match="x must be a batch or a list of batches"):
+            analysis.follow(iter([INPUTS]), every=1)
+
+
+class TestSummary:
+    def test_says_where_rank_halves_and_is_lost(self):
+        params = {
+            "blocks": jnp.stack(
+                [
+                    jnp.eye(8),
+                    jnp.diag(jnp.repeat(jnp.array([1.0, 0]), jnp.array([3, 5]))),
+                    jnp.eye(8),
+                ]
+            )
+        }
+        params["blocks"] = (
+            params["blocks"].at[2].set(jnp.diag(jnp.repeat(jnp.array([1.0, 0]), jnp.array([1, 7]))))
+        )
+
+        def network(params, x):
+            for number, w in enumerate(params["blocks"]):
+                x = analysis.tag(x @ w, f"h{number}")
+            return x
+
+        found = analysis.measure((network, params), INPUTS)
+        said = analysis.summary(found)
+        assert all(len(line) <= 100 for line in said.splitlines())
+        text = " ".join(said.split())
+        assert (
+            "jacobian: effective rank is 8.0 of 8 in h0 and 1.0 of 8 in h2; it halves at h1" in text
+        )
+        assert "(3.0 of 8) and is lost from h2 on." in text
+        assert "Dead units: h1 (62%), h2 (88%)." in text
+        assert "Numerically singular: h1 (3 of 8), h2 (1 of 8)." in text
+
+    def test_of_one_layer_of_a_checkpoint_and_of_no_rank(self):
+        one = analysis.measure_matrices({"fc": np.eye(3)})
+        assert analysis.summary(one) == "weight: effective rank is 3.0 of 3 in fc."
+        with pytest.raises(ValueError, match="measurements must hold a rank"):
+            analysis.summary([one["non_finite"]])
+        broken = analysis.measure_matrices({"fc": np.full((3, 3), np.nan)})
+        broken = " ".join(analysis.summary(broken).split())
+        assert "could not be measured in any layer. NaN or infinite, and left out: fc." in broken
