@@ -1,7 +1,6 @@
 """Weight matrices: of a network by layer, of a checkpoint by name, and what is measured on them."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -181,11 +180,8 @@ def measure_matrices(
       ([3, 0, 0], [0, 0, 4])
     """
     matrices = as_matrices(source, layout=layout)
-    dtype = functools.reduce(
-        jnp.promote_types,
-        {jax.dtypes.canonicalize_dtype(m.dtype) for m in matrices.values()},
-        jnp.float32,
-    )
+    kinds = {jax.dtypes.canonicalize_dtype(m.dtype) for m in matrices.values()}
+    dtype = jnp.float64 if jnp.float64 in kinds else jnp.float32
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, matrix in matrices.items():
         groups.setdefault(matrix.shape, []).append(name)
