@@ -54,3 +54,12 @@ def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()
     return len(consts), len(carry)
+
+
+def bind(equation: Any, values: list[Any]) -> list[Any]:
+    """What an equation of a program makes of values."""
+    primitive = equation.primitive
+    params = primitive.get_bind_params(equation.params)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # jax 0.7
+    outs = primitive.bind(*functions, *values, **params)
+    return list(outs) if primitive.multiple_results else [outs]

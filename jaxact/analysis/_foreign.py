@@ -70,9 +70,7 @@ def _of_tuple(first: Any, second: Any = None, *rest: Any) -> Foreign | None:
     if rest or second is None:
         return None
     if hasattr(first, "apply") and isinstance(second, Mapping):
-        read = _read(second, lambda variables, x: first.apply(variables, x))
-        # As its modules are called, which have no collection in their paths.
-        return read._replace(names=tuple(name.removeprefix("params.") for name in read.names))
+        return _as_modules_are_called(_read(second, lambda v, x: first.apply(v, x)))
     if inspect.isroutine(first) or hasattr(first, "__wrapped__"):
         with contextlib.suppress(ValueError):  # a function of C shows no signature
             if len(inspect.signature(first).parameters) > 1:
@@ -80,15 +78,21 @@ def _of_tuple(first: Any, second: Any = None, *rest: Any) -> Foreign | None:
     return None
 
 
+def _as_modules_are_called(read: Foreign) -> Foreign:
+    """Names of arrays as those of modules are, which know of no collection."""
+    names = (name.removeprefix("params.").replace("/~/", "/") for name in read.names)
+    return read._replace(names=tuple(names))
+
+
 def _of_haiku(transformed: Any, params: Any, state: Any = None) -> Foreign:
     rng = (None,) if "rng" in inspect.signature(transformed.apply).parameters else ()
 
     def apply(given: Any, x: Any) -> Any:
         if state is None:
-            return transformed.apply(given, *rng, x)
-        return transformed.apply(given[0], given[1], *rng, x)[0]
+            return transformed.apply(given["params"], *rng, x)
+        return transformed.apply(given["params"], given["state"], *rng, x)[0]
 
-    return _read(params if state is None else (params, state), apply)
+    return _as_modules_are_called(_read({"params": params, "state": state}, apply))
 
 
 def _of_chain(chain: Chain) -> Foreign:

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array
 
-from jaxact._compat import scan_counts
+from jaxact._compat import bind, scan_counts
 
 MARK = "jaxact."
 MODULE = MARK + "module."
@@ -185,9 +185,7 @@ class _Run(NamedTuple):
             elif kind == "scan" and _holds_marks(params["jaxpr"]):
                 outs = self.scan(params, values)
             else:
-                bound = equation.primitive.get_bind_params(params)
-                outs = equation.primitive.bind(*values, **bound)
-                outs = outs if equation.primitive.multiple_results else [outs]
+                outs = bind(equation, values)
                 if kind == "transpose" and self.is_marked(values[0]):
                     self.turned.append(outs[0])
             known.update(zip(equation.outvars, outs, strict=True))

@@ -191,6 +191,10 @@ def _of_convolution(params: Any, position: int, ndim: int) -> Any:
     return ([out], [*space, into]) if position == 1 else None
 
 
+def _of_our_convolution(params: Any, position: int, ndim: int) -> Any:
+    return ([ndim - 1], list(range(ndim - 1))) if position == 1 else None
+
+
 def _of_lookup(params: Any, position: int, ndim: int) -> Any:
     return (list(range(1, ndim)), [0]) if position == 0 and ndim > 1 else None
 
@@ -198,6 +202,7 @@ def _of_lookup(params: Any, position: int, ndim: int) -> Any:
 _AXES: dict[str, Callable[[Any, int, int], Any]] = {
     "dot_general": _of_product,
     "conv_general_dilated": _of_convolution,
+    "jaxact_convolution": _of_our_convolution,
     "gather": _of_lookup,
 }
 """By primitive, an operand's axes of outputs and of inputs."""

@@ -302,6 +302,17 @@ class TestNames:
             analysis.select(found, shared).value, analysis.select(alone, shared).value, rtol=1e-5
         )
 
+    def test_of_haiku_with_state(self):
+        def forward(x, is_training=False):
+            x = hk.nets.MLP([WIDTH, WIDTH])(x)
+            return hk.BatchNorm(True, True, 0.9)(x, is_training)
+
+        transformed = hk.without_apply_rng(hk.transform_with_state(forward))
+        params, state = transformed.init(jax.random.key(0), INPUTS, is_training=True)
+        network = transformed, params, state
+        assert layers(network) == ("mlp/linear_0", "mlp/linear_1", "batch_norm")
+        assert layers(network, of="weight") == ("mlp/linear_0.w", "mlp/linear_1.w")
+
 
 class TestWeights:
     """What multiplies, whichever way a program spells it."""
