@@ -48,6 +48,14 @@ def vary(operand: Any, axes: frozenset[Any]) -> Any:
     return getattr(lax, "pvary")(operand, tuple(axes))  # noqa: B009
 
 
+def gathered(a: Any) -> Any:
+    """An array whole on every device, where its type says how it is spread."""
+    mesh = jax.typeof(a).sharding.mesh
+    explicit = jax.sharding.AxisType.Explicit in mesh.axis_types
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.sharding.reshard(a, whole) if explicit else a
+
+
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     """How many arguments of a `lax.scan` are constants and how many are carried."""
     if "num_consts" in params:  # before jax 0.12

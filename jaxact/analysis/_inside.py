@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxact import spectral
+from jaxact._compat import gathered
 from jaxact.analysis._chain import ravel_example
 from jaxact.analysis._foreign import Foreign
 from jaxact.analysis._stream import LayerState, at_least_single, start_layers, update_layer
@@ -100,7 +101,8 @@ def _marks(network: Foreign, x: PyTree[Array], more: int) -> list[Mark]:
 
 def _arranged(network: Foreign, mark: Mark, axis: int) -> Array:
     """A marked value as (steps, examples, ..., units)."""
-    value = mark.value.reshape(-1, *mark.value.shape[len(mark.loops) :])
+    value = gathered(mark.value)
+    value = value.reshape(-1, *value.shape[len(mark.loops) :])
     value = jnp.moveaxis(value, 1 + axis, 1)
     return jnp.moveaxis(value, 2, -1) if network.channels_first and value.ndim > 4 else value
 
@@ -147,13 +149,14 @@ def groups(inside: Inside) -> list[list[Cut]]:
     return list(found.values())
 
 
-def start_features(inside: Inside) -> list[LayerState]:
+def start_features(inside: Inside, form: str = "root") -> list[LayerState]:
     """For each of the `groups` the states of a stream of features that has seen nothing."""
     return [
         start_layers(
             (sum(cut.steps or 1 for cut in group), *group[0].shape),
             group[0].dtype,
             group[0].shape[-1],
+            form=form,
         )
         for group in groups(inside)
     ]

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxact._checks import at_least_one, conflict
+from jaxact._compat import gathered
 from jaxact.analysis._foreign import Foreign, foreign
 from jaxact.analysis._inside import (
     Inside,
@@ -30,8 +31,10 @@ from jaxact.analysis._inside import (
 )
 from jaxact.analysis._measurement import Measurement, concatenate, measure_spectrum, select
 from jaxact.analysis._measures import MEASURES, taking
-from jaxact.analysis._stream import LayerState, measure_layers
+from jaxact.analysis._moments import covariance
+from jaxact.analysis._stream import LayerState, at_least_single, measure_layers
 from jaxact.analysis._table import table
+from jaxact.analysis._view import participation
 from jaxact.analysis._weights import measure_matrices
 
 if TYPE_CHECKING:
@@ -159,7 +162,7 @@ def follow(
     /,
     *,
     every: int,
-    measures: Sequence[str] = ("weight/effective_rank", "features/effective_rank"),
+    measures: Sequence[str] = ("weight/participation_ratio", "features/participation_ratio"),
     layers: str | Sequence[str] = "*",
     y: PyTree | None = None,
     loss: Callable[[Any, Any], Float[Array, ""]] | None = None,
@@ -168,7 +171,9 @@ def follow(
 ) -> Follow:
     """Measures of a network at intervals of a training loop of one's own.
 
-    What is compiled at the first measurement serves all later ones.
+    What is compiled at the first measurement serves all later ones. Participation ratios, the
+    default, come from second moments alone; other ranks need a decomposition of every layer, which
+    costs as much as many steps of training.
 
     Args:
       x: a batch, or a list of batches, the same at every step.
@@ -233,6 +238,9 @@ def _quantities(of: str) -> list[str]:
     counted = [m.name for m in MEASURES.values() if m.function is None and m.object in ("", of)]
     return [m.name for m in taking("spectrum")] + counted + (STREAMED if of == "features" else [])
 
+
+QUICK = {"participation_ratio"}
+"""Quantities that need no decomposition; alone, they cost little."""
 
 STREAMED = [
     "cosine_similarity",
@@ -354,7 +362,9 @@ class _Probe:
         for of in self.jacobians:
             if of in self.wanted:
                 found[of] = self.of_jacobians(inside, of, arrays, first[0])
-        states, gradient, seen = start_features(inside), None, 0
+        quick = {of for of, quantities in self.wanted.items() if quantities == QUICK}
+        form = "scatter" if "features" in quick else "root"
+        states, gradient, seen = start_features(inside, form), None, 0
         for x, y in itertools.chain([first], rest):
             if "features" in self.wanted:
                 states = self.features(arrays, states, x)
@@ -363,17 +373,20 @@ class _Probe:
                 seen += size
                 gradient = more if gradient is None else _mean(gradient, more, size / seen)
         if "features" in self.wanted:
-            found["features"] = _of_features(inside, states, self.centred)
+            of_features = _quick_features if "features" in quick else _of_features
+            found["features"] = of_features(inside, states, self.centred)
+        stacks = {"gradient": gradient}
         if "weight" in self.wanted:
-            found["weight"] = _of_matrices(inside, "weight", self.weights(arrays))
-        if gradient is not None:
-            found["gradient"] = _of_matrices(inside, "gradient", gradient)
+            stacks["weight"] = self.weights(arrays)
+        for of in stacks.keys() & self.wanted.keys():
+            of_matrices = _quick_matrices if of in quick else _of_matrices
+            found[of] = of_matrices(inside, of, stacks[of])
         return found
 
     def of_jacobians(
         self, inside: Inside, of: str, arrays: list[Array], x: Any
     ) -> dict[str, Measurement]:
-        x = jax.tree.map(lambda leaf: leaf[:1], x)
+        x = jax.tree.map(lambda leaf: gathered(leaf)[:1], x)
         end = x if of == "jacobian" else jax.eval_shape(inside.network.apply, arrays, x)
         leaves = jax.tree.leaves(end)
         size = sum(math.prod(leaf.shape) for leaf in leaves)
@@ -400,6 +413,68 @@ def _of_matrices(inside: Inside, of: str, stacks: dict[str, Array]) -> dict[str,
     }
     order = in_order([(use.names, use.loop) for use in inside.uses])
     return measure_matrices({name: matrices[name] for name in order}, object=of, layout="oihw")
+
+
+def _quick_features(
+    inside: Inside, states: list[LayerState], centred: bool
+) -> dict[str, Measurement]:
+    """Participation ratios from second moments, without a decomposition."""
+    values = []
+    shapes: list[tuple[int, int]] = []
+    for state in states:
+        second = jax.vmap(functools.partial(covariance, centred=centred))(state.moments)
+        values.append(_participation(second, squared=True))
+        rows = round(float(jnp.max(state.moments.count + state.moments.lost[0])))
+        shapes += [(max(rows, 1), second.shape[-1])] * len(second)
+    names = tuple(name for group in groups(inside) for cut in group for name in cut.names)
+    order = in_order([(cut.names, cut.loop) for cut in inside.cuts])
+    return _quick("features", jnp.concatenate(values), names, shapes, order, centred)
+
+
+def _quick_matrices(inside: Inside, of: str, stacks: dict[str, Array]) -> dict[str, Measurement]:
+    values = [_participation(stacks[use.name], squared=False) for use in inside.uses]
+    names = tuple(name for use in inside.uses for name in use.names)
+    sides = {name: (stack.shape[1], stack.shape[2]) for name, stack in stacks.items()}
+    shapes = [sides[use.name] for use in inside.uses for _ in use.names]
+    order = in_order([(use.names, use.loop) for use in inside.uses])
+    return _quick(of, jnp.concatenate(values), names, shapes, order, False)
+
+
+def _quick(
+    of: str,
+    value: Array,
+    names: tuple[str, ...],
+    shapes: list[tuple[int, int]],
+    order: list[str],
+    centred: bool,
+) -> dict[str, Measurement]:
+    valid = jnp.isfinite(value)
+    m = Measurement(
+        value=jnp.where(valid, value, 0),
+        standard_error=None,
+        tolerance=None,
+        valid=valid,
+        object=of,
+        quantity="participation_ratio",
+        centring="mean" if centred else "none",
+        dtype=str(value.dtype),
+        layers=names,
+        shapes=tuple(shapes),
+    )
+    return {m.quantity: select(m, order)}
+
+
+@functools.partial(jax.jit, static_argnames="squared")
+def _participation(a: Float[Array, "layer m n"], *, squared: bool) -> Float[Array, " layer"]:
+    """(sum s^2)^2 / sum s^4 of matrices, or of those whose Gram matrices are given."""
+    a = a.astype(at_least_single(a.dtype))
+    if not squared:
+        return participation(a) * min(a.shape[1:])
+    trace = jnp.trace(a, axis1=1, axis2=2)
+    zero = trace == 0  # NaN is not, and stays
+    a = a / jnp.where(zero, 1, trace)[:, None, None]
+    square = jnp.sum(jnp.square(a), axis=(1, 2))
+    return jnp.where(zero, 0, 1 / jnp.where(zero, 1, square))
 
 
 def _of_spectra(

@@ -1,6 +1,9 @@
 """One network written in every library, measured as it is, against NumPy in float64."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import equinox as eqx
 import flax.linen as nn
@@ -446,6 +449,43 @@ class TestData:
                 np.testing.assert_allclose(m.value, exact[m.object, m.quantity].value, rtol=0.02)
 
 
+ON_A_MESH = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxact import analysis
+
+def network(params, x):
+    for number, w in enumerate(params):
+        x = analysis.tag(jnp.tanh(x @ w), f"h{number}")
+    return x
+
+params = list(jax.random.normal(jax.random.key(0), (3, 8, 8)) / 3)
+x = jax.random.normal(jax.random.key(1), (32, 8))
+alone = analysis.measure((network, params), x)
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    spread = jax.device_put(x, NamedSharding(mesh, P("data")))
+    with jax.set_mesh(mesh):
+        inside = analysis.measure((network, params), spread)
+    for found in (inside, analysis.measure((network, params), spread)):
+        for one, other in zip(alone, found, strict=True):
+            assert (one.object, one.quantity) == (other.object, other.quantity)
+            if one.quantity in ("effective_rank", "spectral_norm", "cosine_similarity"):
+                np.testing.assert_allclose(one.value, other.value, rtol=1e-4)
+print("same", len(jax.devices()))
+"""
+
+
+def test_a_sharded_batch_on_auto_and_explicit_axes():
+    if not hasattr(jax, "set_mesh"):
+        pytest.skip("jax.set_mesh came later")
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_MESH], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "same 8", done.stderr[-2000:]
+
+
 class TestNetworkStaysAsItIs:
     def test_nnx(self):
         class Counting(nnx.Module):
@@ -538,6 +578,24 @@ class TestFollow:
         np.testing.assert_allclose(rank.value, alone[0].value, rtol=1e-5)
         table = watch.table()
         assert set(table["step"]) == {0, 2, 4}
+
+    @pytest.mark.parametrize("centred", [False, True])
+    def test_what_needs_no_decomposition_is_what_one_gives(self, centred):
+        names = ["weight", "features", "gradient"]
+        options = dict(y=jnp.asarray(Y), loss=loss, centred=centred)
+        quick = [f"{name}/participation_ratio" for name in names]
+        pair = tagged_scan, {**PARAMS, "blocks": PARAMS["blocks"].at[1].set(0)}
+        whole = {
+            m.object: m
+            for m in analysis.measure(pair, INPUTS, measures=names, **options)
+            if m.quantity == "participation_ratio"
+        }
+        alone = analysis.measure(pair, INPUTS, measures=quick, **options)
+        assert [m.object for m in alone] == names
+        for m in alone:
+            other = whole[m.object]
+            assert (m.layers, m.shapes, m.centring) == (other.layers, other.shapes, other.centring)
+            np.testing.assert_allclose(m.value, other.value, rtol=1e-5)
 
     def test_another_network_is_refused(self):
         watch = analysis.follow(INPUTS, every=1)
