@@ -375,12 +375,12 @@ class _Probe:
         if "features" in self.wanted:
             of_features = _quick_features if "features" in quick else _of_features
             found["features"] = of_features(inside, states, self.centred)
-        stacks = {"gradient": gradient}
+        stacks = {} if gradient is None else {"gradient": gradient}
         if "weight" in self.wanted:
             stacks["weight"] = self.weights(arrays)
-        for of in stacks.keys() & self.wanted.keys():
+        for of, matrices in stacks.items():
             of_matrices = _quick_matrices if of in quick else _of_matrices
-            found[of] = of_matrices(inside, of, stacks[of])
+            found[of] = of_matrices(inside, of, matrices)
         return found
 
     def of_jacobians(
