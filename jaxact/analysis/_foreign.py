@@ -51,7 +51,7 @@ def foreign(network: Any, /) -> Foreign:
         return _of_chain(as_chain(network))
     if isinstance(network, tuple) and (read := _of_tuple(*network)) is not None:
         return read
-    if _is_a(network, "equinox", "Module"):
+    if is_equinox(network):
         return _read(network, lambda module, x: jax.vmap(module)(x))._replace(channels_first=True)
     if callable(network):
         return _read(network, lambda module, x: _unjitted(module)(x))
@@ -62,6 +62,16 @@ def _is_a(network: Any, package: str, name: str) -> bool:
     """Whether it is of a class of a package, which whoever made the object has then loaded."""
     found = getattr(sys.modules.get(package), name, None)
     return found is not None and isinstance(network, found)
+
+
+def is_equinox(network: Any) -> bool:
+    """Whether it is a module of Equinox, where kernels have their outputs first."""
+    return _is_a(network, "equinox", "Module")
+
+
+def arrays_of(network: Any) -> dict[str, Array]:
+    """The arrays of a module by path."""
+    return dict(_named(network)[0])
 
 
 def _of_tuple(first: Any, second: Any = None, *rest: Any) -> Foreign | None:
@@ -197,7 +207,7 @@ def _modules(part: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     seen.add(id(part))
     if isinstance(part, Mapping):
         fields = dict(part)
-    elif _is_module(part):
+    elif is_module(part):
         if callable(part) and path:  # what the whole puts out is marked as such
             yield path, part
         fields = {k: v for k, v in vars(part).items() if not k.startswith("_pytree")}
@@ -209,10 +219,11 @@ def _modules(part: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         yield from _modules(field, f"{path}.{name}" if path else str(name), seen)
 
 
-def _is_module(part: Any) -> bool:
+def is_module(part: Any) -> bool:
+    """Whether it is a module of Flax NNX or Equinox, or a dataclass that is a pytree."""
     return (
         _is_a(part, "flax.nnx", "Module")
-        or _is_a(part, "equinox", "Module")
+        or is_equinox(part)
         or (dataclasses.is_dataclass(part) and not jax.tree_util.all_leaves([part]))
     )
 

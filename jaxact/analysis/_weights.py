@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxact import io, spectral
 from jaxact.analysis._chain import Chain
+from jaxact.analysis._foreign import arrays_of, is_equinox, is_module
 from jaxact.analysis._measurement import Measurement, measure_spectrum, select
 from jaxact.analysis._singularities import ELIMINATED, eliminated
 
@@ -70,12 +71,14 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
         * a mapping from names to arrays, such as a checkpoint's (floats of two axes are matrices,
           of three to five axes convolution kernels, taken unfolded; all else is left out);
         * the path of a checkpoint, as `jaxact.io.read_arrays` reads it;
+        * a module of Flax NNX or Equinox: its arrays, as a
+          mapping's;
         * a stack (layers, m, n);
         * a sequence of matrices, whose shapes may differ.
       layout: of convolution kernels in a mapping or file: ``"hwio"`` (Flax: space, inputs,
         outputs) or ``"oihw"`` (PyTorch and ONNX: outputs, inputs, space). It also says which axis
         of a dense weight counts the outputs: the last, or the first. By default ``"oihw"`` for
-        files of PyTorch, ONNX and safetensors, else ``"hwio"``.
+        files of PyTorch, ONNX and safetensors, and for Equinox, else ``"hwio"``.
 
     Returns:
       By name, in the order of the source, matrices (outputs, inputs).
@@ -90,6 +93,9 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
         foreign = pathlib.Path(source).suffix in OUTPUTS_FIRST
         layout = ("oihw" if foreign else "hwio") if layout is None else layout
         source = io.read_arrays(source)
+    elif is_module(source):
+        layout = "oihw" if layout is None and is_equinox(source) else layout
+        source = arrays_of(source)
     layout = "hwio" if layout is None else layout
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
@@ -118,8 +124,8 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
             found[f"layer_{number}"] = array
     else:
         raise TypeError(
-            "source must be a chain, a mapping of arrays, a path, a stack or a sequence of "
-            f"matrices; got {type(source).__name__}"
+            "source must be a chain, a module, a mapping of arrays, a path, a stack or a sequence "
+            f"of matrices; got {type(source).__name__}"
         )
     for name, matrix in found.items():
         if 0 in matrix.shape:

@@ -57,6 +57,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         if zipfile.is_zipfile(path):
             content, storage = _zipped(path)
         else:
+            _refuse_what_is_cut_short(path)
             content, storage = _legacy(path)
         tensors: dict[str, _Tensor] = {}
         _collect(content, "", tensors)
@@ -65,6 +66,15 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"path must be a whole file of torch.save; {path}: {error}") from error
+
+
+def _refuse_what_is_cut_short(path: pathlib.Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04":
+        raise ValueError("it is cut short: the end of the archive is missing")
+    if start[:1] != b"\x80":  # what a pickle begins with
+        raise ValueError("it is no checkpoint: it does not begin as PyTorch's files do")
 
 
 def _zipped(path: pathlib.Path) -> tuple[Any, Callable[[_Tensor], np.ndarray]]:

@@ -15,6 +15,7 @@ from jaxact._compat import value_of
 from jaxact.models._densenet import DenseNet
 from jaxact.models._dual_path import DualPathNet
 from jaxact.models._layers import SCALED_EPSILON, Constant
+from jaxact.models._registry import create
 from jaxact.models._resnet import ResNet
 from jaxact.models._stage import fresh
 
@@ -47,7 +48,9 @@ class _Entry(NamedTuple):
     flat: bool
 
 
-def load_torchvision(network: AnyNetwork, source: Source, /, *, head: bool = True) -> AnyNetwork:
+def load_torchvision(
+    network: AnyNetwork | str, source: Source, /, *, head: bool = True
+) -> AnyNetwork:
     """A network with the weights of a state dict in torchvision's names.
 
     For post-activation `ResNet` (plain, wide, grouped; basic and bottleneck) and `DenseNet`. Norms
@@ -55,7 +58,8 @@ def load_torchvision(network: AnyNetwork, source: Source, /, *, head: bool = Tru
 
     Args:
       network: of the same architecture, such as ``create("resnet50", rngs=...)``; it is not
-        changed. Inside ``nnx.eval_shape(lambda: create(...))`` it costs no initialization.
+        changed. Inside ``nnx.eval_shape(lambda: create(...))`` it costs no initialization. Or a
+        name that `create` takes, for that network as it is by default.
       source: a file that `jaxact.io.read_arrays` reads (``.safetensors``, ``.pth``, ...; nothing
         pickled is run), or its arrays. Wrappings (``state_dict.``, ``model.``, ``module.``) are
         taken off, and ``num_batches_tracked`` is passed over.
@@ -82,7 +86,7 @@ def load_torchvision(network: AnyNetwork, source: Source, /, *, head: bool = Tru
     return _load(network, source, "torchvision", head)
 
 
-def load_timm(network: AnyNetwork, source: Source, /, *, head: bool = True) -> AnyNetwork:
+def load_timm(network: AnyNetwork | str, source: Source, /, *, head: bool = True) -> AnyNetwork:
     """A network with the weights of a state dict in timm's names.
 
     For all that `load_torchvision` takes, deep stems, pooled shortcuts, squeeze-and-excitation and
@@ -119,7 +123,9 @@ def to_timm(network: nnx.Module, /) -> dict[str, np.ndarray]:
     return _export(network, "timm")
 
 
-def _load(network: AnyNetwork, source: Source, library: str, head: bool) -> AnyNetwork:
+def _load(network: Any, source: Source, library: str, head: bool) -> Any:
+    if isinstance(network, str):
+        network = create(network, rngs=nnx.Rngs(0))
     variables = _variables(network)
     entries = _entries(network, variables, library)
     given = _unwrapped(source)

@@ -383,6 +383,21 @@ class TestWeights:
             "conv.kernel": (4, 18),
         }
 
+    @pytest.mark.parametrize(
+        ("module", "names"),
+        [
+            (Unrolled, [*(f"blocks.{i}.linear.kernel" for i in range(DEPTH)), "head.kernel"]),
+            (equinox, [*(f"blocks.{i}.linear.weight" for i in range(DEPTH)), "head.weight"]),
+        ],
+    )
+    def test_of_a_module_without_data(self, module, names):
+        found = analysis.measure_matrices(module())["spectral_norm"]
+        measured = analysis.measure(module(), INPUTS, measures=["weight/spectral_norm"])[0]
+        assert set(found.layers) == set(names)
+        found = analysis.select(found, names)
+        assert found.shapes == measured.shapes
+        np.testing.assert_allclose(found.value, measured.value, rtol=1e-6)
+
 
 class TestData:
     def test_batches_are_as_one(self):

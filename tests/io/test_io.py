@@ -289,6 +289,18 @@ def test_every_cut_of_a_file_is_told(tmp_path, kind):
             io.read_arrays(cut)
 
 
+def test_what_is_wrong_with_a_file_of_torch_is_said(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes((DATA / "zip.pth").read_bytes()[:-30])
+    with pytest.raises(
+        ValueError, match=r"a\.pth: it is cut short: the end of the archive is missing"
+    ):
+        io.read_arrays(path)
+    path.write_text("a page that says 404")
+    with pytest.raises(ValueError, match=r"a\.pth: it is no checkpoint: it does not begin as"):
+        io.read_arrays(path)
+
+
 @pytest.mark.parametrize("kind", ["zip.pth", "legacy.pth"])
 def test_a_flipped_byte_gives_arrays_or_a_sentence(tmp_path, kind):
     data = bytearray((DATA / kind).read_bytes())

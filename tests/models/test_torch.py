@@ -198,6 +198,18 @@ def test_pytorch_takes_what_is_exported(torch_network, tmp_path):
     assert np.max(np.abs(logits - arrays["logits"])) < 1e-4 * scale
 
 
+def test_a_name_serves_as_the_network():
+    state = models.to_torchvision(models.create("resnet18", rngs=nnx.Rngs(1)))
+    loaded = models.load_torchvision("resnet18", state)
+    given = models.load_torchvision(
+        nnx.eval_shape(lambda: models.create("resnet18", rngs=nnx.Rngs(0))), state
+    )
+    for one, other in zip(*(jax.tree.leaves(nnx.state(n)) for n in (loaded, given)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="unknown preset 'resnet19'"):
+        models.load_torchvision("resnet19", state)
+
+
 @pytest.fixture(scope="module")
 def tiny():
     """A small bottleneck network with all that has a name in timm, and its state dict."""
