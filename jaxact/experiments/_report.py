@@ -36,6 +36,12 @@ class Table(NamedTuple):
     frame: pd.DataFrame
 
 
+class Findings(NamedTuple):
+    """Sentences by the name of the figure that shows them."""
+
+    sentences: Mapping[str, str]
+
+
 class Code(NamedTuple):
     """Preformatted text."""
 
@@ -62,7 +68,7 @@ class Picture(NamedTuple):
     numbers: pd.DataFrame | None = None
 
 
-Block = Heading | Paragraph | Table | Code | Terms | Contents | Picture
+Block = Heading | Paragraph | Findings | Table | Code | Terms | Contents | Picture
 
 
 def picture(drawing: Drawing) -> Picture:
@@ -77,6 +83,7 @@ def study_report(
     lead: str,
     drawings: Iterable[Drawing],
     *,
+    findings: Mapping[str, str] | None = None,
     summary: pd.DataFrame,
     names: Iterable[str],
     config: Any,
@@ -88,7 +95,8 @@ def study_report(
       title: of the page.
       lead: the paragraph that opens it.
       drawings: its figures.
-      summary: a small table that stands before them.
+      findings: sentences by the name of the figure that shows them; those figures come first.
+      summary: a table, folded.
       names: of the objects and measures in its table, whose definitions are told.
       config: what decided the results, as JSON values.
       facts: the manifest.
@@ -96,14 +104,17 @@ def study_report(
     Returns:
       Its blocks.
     """
+    findings = findings or {}
+    figures = sorted(map(picture, drawings), key=lambda figure: figure.name not in findings)
     return [
         Heading(1, title),
         Paragraph(lead),
+        *([Heading(2, "Findings"), Findings(findings)] if findings else []),
         Heading(2, "In numbers"),
         Table(summary),
         Heading(2, "Figures"),
         Contents(),
-        *map(picture, drawings),
+        *figures,
         Heading(2, "Definitions"),
         Terms({name: _told(of) for name, of in analysis.definitions(names).items()}),
         Heading(2, "How it was made"),
@@ -165,6 +176,8 @@ def _markdown(block: Block, folder: str) -> str:
             return f"{'#' * level} {text}"
         case Paragraph(text, lead):
             return f"**{lead}** {text}" if lead else text
+        case Findings(sentences):
+            return "\n".join(f"- {text}" for text in sentences.values())
         case Code(text):
             return f"```json\n{text}\n```"
         case Terms(terms):

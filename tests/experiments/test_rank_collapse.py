@@ -129,6 +129,63 @@ class TestOutcome:
         assert not summary.isna().any(axis=None)
 
 
+class TestFindings:
+    @pytest.fixture
+    def table(self, study):
+        """With ranks of our own at the last block, so that what is found is known."""
+        table = study[1].copy()
+        last = (table.layer == table.depth) & (table.quantity == "effective_rank")
+        for of, best, scale in (("jacobian", "pre", 1), ("features", "plain", 3)):
+            rows = last & (table.object == of)
+            table.loc[rows, "value"] = 4.0 * scale
+            table.loc[rows & (table.wiring == best), "value"] = 8.0 * scale
+        trained = (table.quantity == "test_accuracy") & (table.phase == "trained")
+        table.loc[trained, "value"] = np.where(table[trained].activation == "relu", 0.25, 0.75)
+        return table
+
+    def test_name_what_keeps_and_what_loses_rank(self, table):
+        found = rank_collapse.findings(table)
+        assert set(found) == {
+            f"{network}_{of}"
+            for network in ("mlp", "conv")
+            for of in ("jacobian_effective_rank", "features_effective_rank", "training_loss")
+        }
+        text = found["mlp_jacobian_effective_rank"]
+        assert "mlp, 3 blocks, after training: the effective rank of the Jacobian" in text
+        assert "greatest with pre, relu: 8 [8, 8] and least with " in text
+        assert text.endswith(": 4 [4, 4] (range over 2 seeds).")
+        text = found["mlp_features_effective_rank"]
+        assert "greatest with plain, relu: 24 [24, 24]" in text
+        assert "With plain, " in text
+        assert "it is 6.0 times that of the Jacobian" in text
+        text = found["conv_training_loss"]
+        assert "0.75 [0.75, 0.75]; under 0.5 with " in text
+        assert text.count("relu") == 3
+
+    def test_follow_the_table(self, table):
+        other = table.copy()
+        last = (table.layer == table.depth) & (table.quantity == "effective_rank")
+        other.loc[last & (table.object == "jacobian") & (table.wiring == "plain"), "value"] = 1.25
+        text = rank_collapse.findings(other)["mlp_jacobian_effective_rank"]
+        assert re.search(r"least with plain, \w+: 1\.25 \[1\.25, 1\.25\]", text)
+
+    def test_open_the_report_before_their_figures(self, study):
+        folder, table = study
+        page = (folder / "report.html").read_text()
+        places = [page.index("<h2>Findings</h2>"), page.index("<h2>In numbers</h2>")]
+        names = list(rank_collapse.findings(table))
+        for name in names:
+            assert f'<a href="#{name}">' in page
+        figures = re.findall(r'<figure id="(\w+)">', page)
+        assert set(figures[: len(names)]) == set(names)
+        assert [*places, page.index("<figure")] == sorted([*places, page.index("<figure")])
+
+    def test_a_terminal_has_room(self, study):
+        lines = rank_collapse.brief(study[1]).to_string(index=False, float_format="%.3g")
+        assert max(map(len, lines.splitlines())) <= 100
+        assert len(lines.splitlines()) == 13
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),

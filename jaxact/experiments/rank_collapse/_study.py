@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -20,10 +21,11 @@ from jaxact.experiments._cli import POSITIVE, Must, Words, among, at_least, know
 from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._grid import Cell, Grid
 from jaxact.experiments._networks import NETWORKS, Arm, DataSet, Spec, Trial, Trials, load_arrays
-from jaxact.experiments._plots import where
+from jaxact.experiments._plots import values_of, where
 from jaxact.experiments._report import study_report, write_report
 from jaxact.experiments._store import StudyError, write_json, write_table
 from jaxact.experiments.rank_collapse import _figures
+from jaxact.experiments.rank_collapse._findings import findings
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -48,6 +50,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 LOGS = "log_singular_value"
+WIDTH = 100
+"""Of a line on the terminal."""
 
 
 def _measurable() -> list[str]:
@@ -380,10 +384,12 @@ def run(config: RankCollapse) -> pathlib.Path:
         equations = "; ".join(f"{w} ({wiring.get(w).equation()})" for w in config.wirings)
         report = study_report(
             "How rank degrades with depth",
-            "Networks that differ in one choice only - the skip, the norm and its placement - were "
-            f"measured on {config.dataset} {when if config.steps else 'at initialization'}. "
-            f"Wirings: {equations}.",
+            "Networks that differ in their wiring - the skip, the norm, and where norm and "
+            f"activation stand - were measured on {config.dataset} "
+            f"{when if config.steps else 'at initialization'}. Wirings: {equations}. Each finding "
+            "gives the median over the seeds, and in brackets the least and the greatest.",
             _figures.draw(table, config),
+            findings=findings(table),
             summary=summary(table),
             names=names,
             config=fields,
@@ -416,6 +422,22 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return wide[order].reset_index().rename_axis(columns=None)
 
 
+def brief(table: pd.DataFrame) -> pd.DataFrame:
+    """What of the `summary` a terminal has room for: ranks and accuracy when last measured.
+
+    Args:
+      table: the study's table.
+
+    Returns:
+      A frame of at most 100 columns of text, with a row for each cell.
+    """
+    whole = summary(table)
+    phase = values_of(where(table, object="features"), "phase")[-1]
+    chosen = [f"{of}, {phase}" for of in ("jacobian", "features", "test_accuracy")]
+    kept = [name for name in chosen if name in whole]
+    return whole.filter([*whole.columns[:4], *kept])
+
+
 def main() -> int:
     """The command line of ``scripts/rank_collapse.py``.
 
@@ -433,7 +455,11 @@ def main() -> int:
         if not (folder / "report.html").exists():
             print(f"this share of the study is finished ({seconds:.0f} s)")
             return
-        print(summary(pd.read_parquet(folder / "table.parquet")).to_string(float_format="%.3g"))
+        table = pd.read_parquet(folder / "table.parquet")
+        print("Effective ranks after the last block, and accuracy: medians over seeds.\n")
+        print(f"{brief(table).to_string(index=False, float_format='%.3g')}\n")
+        for text in findings(table).values():
+            print(textwrap.fill(text, WIDTH, subsequent_indent="  "))
         print(f"\n{folder / 'report.html'} ({seconds:.0f} s)")
 
     return _cli.command_line(study)
