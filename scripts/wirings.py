@@ -127,8 +127,8 @@ def placements() -> str:
     ]
     for name, placement in PLACEMENTS.items():
         found = wiring.get(name)
-        whole, sublayer = (found.equation(layers=2), found.equation(sublayer=True))
-        sublayer = latex(sublayer) if placement.sublayers else ""
+        whole = found.equation(layers=2)
+        sublayer = latex(found.equation(sublayer=True)) if placement.sublayers else ""
         picture = f"![{name}](images/blocks/{name}.svg)"
         source = f"{placement.label}: {placement.source}"
         rows.append(f"| `{name}` | {latex(whole)} | {sublayer} | {picture} | {source} |")

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike
 
 from jaxact import activations, theory
-from jaxact._checks import conflict, one_of
+from jaxact._checks import conflict, flag, floating, number, one_of
 from jaxact.models._layers import Weights, get_weights
 from jaxact.models._norms import Norm, get_norm
 from jaxact.wiring import Wiring
@@ -78,6 +78,14 @@ class BlockConfig:
         if self.chosen_norm != "none":
             get_norm(self.chosen_norm)
         get_weights(self.weights)
+        if self.gain is not None:
+            number("gain", self.gain, positive=True)
+        if self.bias is not None:
+            flag("bias", self.bias)
+        flag("zero_init", self.zero_init)
+        for name in ("layer_scale", "stochastic_depth"):
+            number(name, getattr(self, name))
+        floating("param_dtype", self.param_dtype)
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(
                 f"stochastic_depth must be from 0 to below 1; got {self.stochastic_depth}"
