@@ -260,7 +260,8 @@ def _make_stage(
         def stacked(rngs, beta, drop):
             return make(plan.rest, beta=beta, drop=drop, rngs=rngs)
 
-        numbers = (jnp.asarray(a[leads:], jnp.float32) for a in (betas, drops))
+        dtype = jnp.promote_types(config.param_dtype, jnp.float32)
+        numbers = (jnp.asarray(a[leads:], dtype) for a in (betas, drops))
         rest = stacked(rngs, *numbers)
     return Stage(first=first, rest=rest, depth=plan.depth, leads=leads, remat=remat)
 

@@ -22,7 +22,7 @@ from jaxact.experiments._grid import Cell, Grid
 from jaxact.experiments._networks import NETWORKS, Arm, DataSet, Spec, Trial, Trials, load_arrays
 from jaxact.experiments._plots import where
 from jaxact.experiments._report import study_report, write_report
-from jaxact.experiments._store import StudyError, write_json, write_table
+from jaxact.experiments._store import write_json, write_table
 from jaxact.experiments.rank_collapse import _figures
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -358,8 +358,7 @@ def run(config: RankCollapse) -> pathlib.Path:
       StudyError: if the config or the folder does not serve, before anything is compiled.
     """
     _cli.validate(config)
-    if config.share is not None and not 0 <= config.share[0] < config.share[1]:
-        raise StudyError(f"share: must be I N with 0 <= I < N; got {config.share}")
+    _grid.shares(config.share)
     data = load_arrays(config.dataset)
     for name in ("examples", "batch_size", "jacobian_examples"):
         most = Must(
