@@ -50,12 +50,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 LOGS = "log_singular_value"
 
 
+def _of_one_stream(word: str) -> bool:
+    return not wiring.get(word).placement.dual
+
+
 def _measurable() -> list[str]:
     return [m.name for m in analysis.MEASURES.values() if m.function is not None or m.name == LOGS]
 
 
 Count = Annotated[int, at_least(1)]
-Wirings = Annotated[tuple[str, ...], known(wiring.get, Words(wiring.names))]
+Wirings = Annotated[
+    tuple[str, ...],
+    known(wiring.get, Words(lambda: filter(_of_one_stream, wiring.names()))),
+    Must("pass one array from block to block", _of_one_stream),
+]
 Activations = Annotated[tuple[str, ...], known(activations.get, Words(activations.names))]
 
 
