@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from flax import nnx
 
-from jaxact import analysis, models, training
+from jaxact import analysis, models, training, wiring
 from jaxact.experiments import StudyError, train_resnet
 from jaxact.experiments.train_resnet import TrainResNet, _network
 
@@ -183,7 +183,7 @@ def test_a_dataset_of_hugging_face(tmp_path, monkeypatch):
         (dict(stochastic_depth=1.0), "stochastic_depth: must be from 0 to below 1; got 1.0"),
         (dict(activation="rleu"), "activation: .*rleu"),
         (dict(norm_placement="sideways"), "norm_placement: must be .* got 'sideways'"),
-        (dict(skip="both"), "skip: must be .* got 'both'"),
+        (dict(skip="both"), "skip: skip must be .* got 'both'"),
         (dict(norm="middle"), "norm: must be .* got 'middle'"),
         (dict(dataset="imagenet"), "dataset: must be 'digits' or .* got 'imagenet'"),
         (dict(batch_size=2000), "batch_size: must be from 1 to the 1437 examples; got 2000"),
@@ -279,3 +279,13 @@ def test_each_of_two_streams_is_measured():
         np.testing.assert_allclose(
             found[f"features/blocks.{number}/stable_rank"], expected, rtol=1e-5
         )
+
+
+def test_help_lists_the_words_of_wirings(capsys, monkeypatch):
+    monkeypatch.setitem(wiring.PLACEMENTS, "late", wiring.PLACEMENTS["pre"])
+    monkeypatch.setattr(sys, "argv", ["train_resnet", "--help"])
+    with pytest.raises(SystemExit):
+        train_resnet.main()
+    page = " ".join(capsys.readouterr().out.split())
+    assert "norm_free, late" in page
+    assert "skip: identity, scaled, rezero," in page

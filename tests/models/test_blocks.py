@@ -271,7 +271,7 @@ CHOICES = {
     "norm": (None, "none", *NORMS, functools.partial(nnx.BatchNorm, momentum=0.5)),
     "skip": (*SKIPS, 0.5),
     "shortcut": models.SHORTCUTS,
-    "weights": ("plain", "standardized", "scaled_standardized", "spectral"),
+    "weights": ("raw", "standardized", "scaled_standardized", "spectral"),
     "stochastic_depth": (0.0, 0.5),
     "zero_init": (False, True),
 }
