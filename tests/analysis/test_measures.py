@@ -1,10 +1,15 @@
 """The registry of measures: each entry does what it says, and each is found by its name."""
 
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxact
 from jaxact import analysis
 
 DEPTH, N = 3, 5
@@ -51,6 +56,7 @@ class TestView:
             analysis.until(view.chain, "trunk")
 
 
+ROOT = pathlib.Path(jaxact.__file__).parents[1]
 FEATURES = [measure.name for measure in analysis.MEASURES.values() if measure.takes == "features"]
 
 
@@ -75,6 +81,12 @@ class TestRegistry:
         assert np.isnan(found[1]), name
         assert np.isfinite(of(h * 0)).all(), name
         assert np.isfinite(of(h[..., :1])).all(), name
+
+    @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="not a checkout")
+    def test_the_page_lists_them(self):
+        script = ROOT / "scripts" / "measures.py"
+        found = subprocess.run([sys.executable, script, "--check"], check=False)
+        assert found.returncode == 0, "python scripts/measures.py writes docs/analysis.md anew"
 
     def test_counts_of_what_is_not_finite(self):
         s = jnp.array([[jnp.nan, 1.0, 0.0], [jnp.inf, 1.0, 0.0], [2.0, 1.0, 0.0]])

@@ -20,7 +20,7 @@ from jaxact.experiments._cli import POSITIVE, Must, Words, among, at_least, know
 from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._grid import Cell, Grid
 from jaxact.experiments._networks import NETWORKS, Arm, DataSet, Spec, Trial, Trials, load_arrays
-from jaxact.experiments._plots import where
+from jaxact.experiments._plots import FIRST, where
 from jaxact.experiments._report import study_report, write_report
 from jaxact.experiments._store import write_json, write_table
 from jaxact.experiments.rank_collapse import _figures
@@ -76,7 +76,7 @@ class RankCollapse:
     (about a minute), paper (an accelerator)."""
     networks: Annotated[tuple[str, ...], among(NETWORKS)] = tuple(NETWORKS)
     """Kinds of network: mlp (one square weight a block), conv (two 3 x 3 convolutions a block)."""
-    wirings: Wirings = (*("plain", "original", "post", "pre", "scaled", "norm_free"),)
+    wirings: Wirings = FIRST
     """Words of jaxact.wiring: a placement of the norm, a skip of a network without norm, or both as
     in pre+layerscale."""
     activations: Activations = ("relu", "tanh", "gelu")
