@@ -3,9 +3,9 @@
 import numbers
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -17,7 +17,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
 
 def number(name: str, value: Any, *, positive: bool = False) -> None:
     """Refuses what is not a finite real number; an array passes if its numbers are not known."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     known = np.asarray(value)
     real = known.dtype.kind in "fiuV" and known.shape == ()

@@ -66,6 +66,7 @@ class TestRegistry:
     def test_measures_of_features_have_no_scale(self, name, dtype):
         """Squares of large features overflow, of small ones vanish: neither may show."""
         of = analysis.MEASURES[name].function
+        assert of is not None
         h = jax.random.normal(jax.random.key(1), (2, 6, 4)) + 0.3
         h = h.astype(dtype)
         expected = of(h)
@@ -75,6 +76,7 @@ class TestRegistry:
     @pytest.mark.parametrize("name", FEATURES)
     def test_measures_of_features_at_the_edge(self, name):
         of = analysis.MEASURES[name].function
+        assert of is not None
         h = jax.random.normal(jax.random.key(1), (2, 6, 4))
         found = of(h.at[1, 2, 1].set(jnp.nan))
         assert np.isfinite(found[0]), name

@@ -165,7 +165,7 @@ class TestGrid:
 
     CELLS = product({"depth": (1, 2), "activation": ("relu", "tanh", "gelu")})
 
-    def grid(self, log, fail_at=None, error=KeyboardInterrupt):
+    def grid(self, log, fail_at=None, error: type[BaseException] = KeyboardInterrupt):
         def measure(cells, prepared):
             for cell in cells:
                 if cell == fail_at:
@@ -207,11 +207,9 @@ class TestGrid:
 
     def test_a_failing_cell_costs_no_other(self, tmp_path, capsys):
         log = []
-        grid = self.grid(log, fail_at={"depth": 1, "activation": "tanh"}, error=MemoryError("512"))
+        grid = self.grid(log, fail_at={"depth": 1, "activation": "tanh"}, error=MemoryError)
         for attempt in range(2):
-            with pytest.raises(
-                StudyError, match=r"1 of 6 cells .* 1-tanh first \(MemoryError: 512"
-            ):
+            with pytest.raises(StudyError, match=r"1 of 6 cells .* 1-tanh first \(MemoryError"):
                 self.run(grid, tmp_path)
             assert "in measure" in capsys.readouterr().err, attempt
         assert [cell for _, cell in log] == [
