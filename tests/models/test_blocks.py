@@ -363,7 +363,7 @@ def test_activation_with_parameters_is_made_anew_at_each_place(x):
         ({"skip": "sum"}, ValueError, "skip must be one of"),
         ({"skip": None}, TypeError, "skip"),
         ({"shortcut": "D"}, ValueError, "shortcut must be one of A, B, C; got 'D'"),
-        ({"weights": "orthogonal"}, ValueError, "weights must be one of plain, standardized"),
+        ({"weights": "orthogonal"}, ValueError, "weights must be one of raw, standardized"),
         ({"stochastic_depth": 1.0}, ValueError, "stochastic_depth must be from 0 to below 1"),
         ({"stochastic_depth_schedule": "cosine"}, ValueError, "must be one of linear, uniform"),
     ],
