@@ -16,10 +16,12 @@ N(x + F(x))
 
 import dataclasses
 import difflib
+import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jaxact._checks import conflict, one_of
+from jaxact._checks import conflict, one_of, whole
 
 
 def _one(*_: int) -> float:
@@ -313,8 +315,15 @@ class Wiring:
         Args:
           layers: weight layers of the branch.
           sublayer: whether to print the branch as one F, which has its own activations.
+
+        Raises:
+          ValueError: if ``layers`` is below one, or activations act outside of the branch.
         """
         placed = self.placed
+        whole("layers", layers)
+        if sublayer and not (self.placement.sublayers or self.plain):
+            word = f"norm_placement={self.placement.name!r}"
+            raise conflict("sublayer=True", word, "its activations are outside of the branch")
         h = "x / β" if self.skip.predicts else "x"
         for token, number in placed.numbered(layers):
             h = _applied(token, number, h, sublayer)
@@ -339,27 +348,35 @@ def get(wiring: str | Wiring, /) -> Wiring:
 
     Args:
       wiring: a placement (``"pre"``), a skip of a network without norm (``"plain"``,
-        ``"scaled"``), or both (``"pre+layerscale"``); a `Wiring` is returned as it is.
+        ``"scaled"``, a number s for x + s F(x)), or both (``"pre+layerscale"``, ``"pre+0.1"``); a
+        `Wiring` is returned as it is.
 
     Raises:
       ValueError: if the word is none of these, or the two conflict.
     """
     if isinstance(wiring, Wiring):
         return wiring
-    first, plus, second = wiring.partition("+")
-    if not plus and first in PLACEMENTS:
-        return of(first)
-    if not plus and first in SKIPS:
-        return of("norm_free", first)
-    if first in PLACEMENTS and second in SKIPS:
+    first, plus, second = str(wiring).partition("+")
+    if not plus:
+        first, second = (first, "identity") if first in PLACEMENTS else ("norm_free", first)
+    if first in PLACEMENTS and (second in SKIPS or _number(second) is not None):
         return of(first, second)
     words = names()
     said = {name: name for name in words} | {get(name).label: name for name in words}
-    near = difflib.get_close_matches(wiring, said, n=1)
+    near = difflib.get_close_matches(str(wiring), said, n=1)
     hint = f" (nearest: {said[near[0]]})" if near else ""
     raise ValueError(
-        f"wiring must be one of {', '.join(words)}, or a placement+skip; got {wiring!r}{hint}"
+        f"wiring must be one of {', '.join(words)}, a finite number, or a placement+skip; "
+        f"got {wiring!r}{hint}"
     )
+
+
+def _number(word: str) -> float | None:
+    try:
+        found = float(word)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def of(norm_placement: str, skip: str | float = "identity") -> Wiring:
@@ -371,16 +388,23 @@ def of(norm_placement: str, skip: str | float = "identity") -> Wiring:
     """
     one_of("norm_placement", norm_placement, tuple(PLACEMENTS))
     if isinstance(skip, str):
-        one_of("skip", skip, tuple(SKIPS))
-        return Wiring(PLACEMENTS[norm_placement], SKIPS[skip])
-    if not isinstance(skip, int | float):
+        number = _number(skip)
+        if number is None:
+            one_of("skip", skip, tuple(SKIPS))
+            return Wiring(PLACEMENTS[norm_placement], SKIPS[skip])
+        skip = number
+    if not isinstance(skip, int | float) or isinstance(skip, bool):
         raise TypeError(f"skip must be a number or one of {', '.join(SKIPS)}; got {skip}")
-    scale = float(skip)
-    term = f"{{x}} + {scale:g} {{F}}"
-    return Wiring(
-        PLACEMENTS[norm_placement],
-        Skip(f"{scale:g}", f"branch x {scale:g}", "", term, factor=lambda _: scale),
-    )
+    if not math.isfinite(skip):
+        raise ValueError(f"skip must be finite or one of {', '.join(SKIPS)}; got {skip}")
+    return Wiring(PLACEMENTS[norm_placement], _scaled_by(float(skip)))
+
+
+@functools.cache
+def _scaled_by(scale: float) -> Skip:
+    """The skip x + s F(x); one for each s, so that wirings of equal names are equal."""
+    word = repr(scale)
+    return Skip(word, f"branch x {word}", "", f"{{x}} + {word} {{F}}", factor=lambda _: scale)
 
 
 def names() -> tuple[str, ...]:

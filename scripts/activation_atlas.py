@@ -14,12 +14,11 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from _pages import DOCS, filled
 
 from jaxact import activations
 from jaxact._compat import enable_x64
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs"
-MARKERS = "<!-- constants: written by scripts/activation_atlas.py -->", "<!-- end of constants -->"
 FAMILIES = ("rectified", "exponential", "sigmoidal", "self_gated", "periodic", "searched")
 # Where a curve is drawn; the slope of log1mexp has a pole at 0.
 SPANS = {"periodic": 9.0}
@@ -104,9 +103,7 @@ def main() -> None:
     """Write both."""
     draw(DOCS / "images" / "activation_atlas.png")
     page = DOCS / "activations.md"
-    head, rest = page.read_text().split(MARKERS[0])
-    _, tail = rest.split(MARKERS[1])
-    page.write_text(f"{head}{MARKERS[0]}\n{table()}\n{MARKERS[1]}{tail}")
+    page.write_text(filled(page.read_text(), "constants", table() + "\n"))
 
 
 if __name__ == "__main__":

@@ -3,17 +3,15 @@
 python scripts/theory_tables.py [--check]
 """
 
-import argparse
-import pathlib
 import sys
 
 import jax
 import jax.numpy as jnp
+from _pages import DOCS, asked_to_check, filled
 
 from jaxact import activations, theory
 
-PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "theory.md"
-BEGIN, END = "<!-- constants: begin -->\n", "<!-- constants: end -->\n"
+PAGE = DOCS / "theory.md"
 HEADER = (
     "| activation | E f | E f² | gain | E f'² | χ₁ | V'(1) | C(0) | c* | dead | Lipschitz |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
@@ -41,16 +39,12 @@ def _show(value: float) -> str:
 
 def main() -> int:
     """Write the page, or with --check say whether it is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only compare; exit 1 if different")
-    arguments = parser.parse_args()
+    check = asked_to_check(__doc__)
     jax.config.update("jax_enable_x64", True)
     text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
     rows = "".join(row(name) for name in sorted(activations.names()) if not _skipped(name))
-    page = before + BEGIN + HEADER + rows + END + after
-    if arguments.check:
+    page = filled(text, "constants", HEADER + rows)
+    if check:
         return int(page != text)
     PAGE.write_text(page)
     return 0

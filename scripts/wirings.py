@@ -3,9 +3,7 @@
 Run ``python scripts/wirings.py``; with ``--check`` it says whether the page is up to date.
 """
 
-import argparse
 import itertools
-import pathlib
 import sys
 
 import matplotlib
@@ -13,11 +11,11 @@ import matplotlib
 matplotlib.use("svg")
 
 import matplotlib.pyplot as plt
+from _pages import DOCS, asked_to_check, filled
 
 from jaxact import wiring
 from jaxact.wiring import PLACEMENTS, SKIPS, Placement
 
-DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
 COLOURS = {"W": "#cfe0f5", "N": "#f9dfb5", "a": "#d4ecd0", "+": "#ffffff"}
 
 
@@ -127,8 +125,8 @@ def placements() -> str:
     ]
     for name, placement in PLACEMENTS.items():
         found = wiring.get(name)
-        whole, sublayer = (found.equation(layers=2), found.equation(sublayer=True))
-        sublayer = latex(sublayer) if placement.sublayers else ""
+        whole = found.equation(layers=2)
+        sublayer = latex(found.equation(sublayer=True)) if placement.sublayers else ""
         picture = f"![{name}](images/blocks/{name}.svg)"
         source = f"{placement.label}: {placement.source}"
         rows.append(f"| `{name}` | {latex(whole)} | {sublayer} | {picture} | {source} |")
@@ -148,20 +146,14 @@ def page() -> str:
     """docs/models.md with its tables written anew."""
     text = (DOCS / "models.md").read_text()
     for name, table in (("placements", placements()), ("skips", skips())):
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
-        head, _, rest = text.partition(begin)
-        _, _, tail = rest.partition(end)
-        text = head + begin + table + end + tail
+        text = filled(text, name, table)
     return text
 
 
 def main() -> int:
     """Writes the tables and one picture for each placement."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if out of date")
-    options = parser.parse_args()
     text = page()
-    if options.check:
+    if asked_to_check(__doc__):
         return int(text != (DOCS / "models.md").read_text())
     (DOCS / "models.md").write_text(text)
     plt.rcParams["svg.hashsalt"] = "jaxact"

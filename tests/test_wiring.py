@@ -1,5 +1,6 @@
 """The wirings' equations against the papers', in words and in what a network computes elsewhere."""
 
+import math
 import pathlib
 import re
 import subprocess
@@ -54,7 +55,9 @@ def test_equations_of_he(word):
     assert wiring.get(word).equation(layers=2) == HE[word]
 
 
-@pytest.mark.parametrize("word", [*wiring.names(), "pre+scaled", "original+plain"])
+@pytest.mark.parametrize(
+    "word", [*wiring.names(), "pre+scaled", "original+plain", "0.3", "pre+0.123456789"]
+)
 def test_words_go_round(word):
     found = wiring.get(word)
     assert found.name == word
@@ -93,7 +96,33 @@ def test_refusals(word, message):
         wiring.get(word)
 
 
+def test_numbers_are_skips():
+    """x + s F(x), by the word as by the option; all digits count."""
+    found = wiring.get("pre+0.123456789")
+    assert found == wiring.of("pre", 0.123456789)
+    assert found.skip.factor(7) == 0.123456789
+    assert wiring.get("-2").equation(sublayer=True) == "x + -2.0 F(x)"
+    for word in ("nan", "pre+inf"):
+        with pytest.raises(ValueError, match="a finite number, or a placement"):
+            wiring.get(word)
+
+
+@pytest.mark.parametrize("word", ["original", "norm_after_addition", "relu_only_pre"])
+def test_a_sublayer_has_its_own_activations(word):
+    """Activations outside of the branch do not go with a sublayer: no equation is printed."""
+    with pytest.raises(ValueError, match=r"sublayer=True and norm_placement='.*' conflict"):
+        wiring.get(word).equation(sublayer=True)
+
+
+def test_equations_have_layers():
+    with pytest.raises(ValueError, match="layers must be an integer of at least 1; got 0"):
+        wiring.get("pre").equation(layers=0)
+
+
 def test_what_is_no_word_or_number():
+    for skip in ("half", math.inf):
+        with pytest.raises(ValueError, match="skip must be"):
+            wiring.of("pre", skip)  # pyright: ignore
     with pytest.raises(TypeError, match="skip"):
         wiring.of("pre", None)  # pyright: ignore
     with pytest.raises(ValueError, match="norm_placement must be one of pre, post"):

@@ -14,7 +14,6 @@ from jaxact.activations._table import INF, NAN, known
 
 Out = Float[Array, "..."]
 
-SELU_ALPHA = 1.6732632423543772848
 SELU_SCALE = 1.0507009873554804934
 _SELU_PRODUCT = 1.7580993408473768600
 

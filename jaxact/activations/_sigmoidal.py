@@ -180,10 +180,6 @@ def _lecun_tanh_value(x: Array) -> Array:
     return jnp.where(x == 0, x, jnp.clip(y, -1.7159, 1.7159))
 
 
-def _lecun_tanh_slope(x: Array) -> Array:
-    return lecun_bell(x)
-
-
 def _lecun_bell(x: Array) -> Array:
     def bell(z: Array) -> Array:
         return sp.sech2(z, 1.7159 * 2 / 3)

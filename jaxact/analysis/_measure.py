@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxact._checks import at_least_one, conflict
+from jaxact._checks import conflict, whole
 from jaxact._compat import gathered
 from jaxact.analysis._foreign import Foreign, foreign
 from jaxact.analysis._inside import (
@@ -200,7 +200,7 @@ def follow(
       >>> [(step, found[0].value.tolist()) for step, found in watch.found.items()]
       [(0, [4.0]), (10, [4.0])]
     """
-    at_least_one("every", every)
+    whole("every", every)
     if not isinstance(x, list) and _is_stream(x):
         raise ValueError("x must be a batch or a list of batches; an iterator is used up at once")
     probe = _Probe(measures, layers, loss, directions, centred)
@@ -269,7 +269,7 @@ class _Probe:
     centred: bool
 
     def __post_init__(self):
-        at_least_one("directions", self.directions)
+        whole("directions", self.directions)
         self.wanted = _wanted(self.measures, self.loss)
         self.inside: Inside | None = None
 

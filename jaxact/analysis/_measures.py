@@ -173,9 +173,13 @@ def _effective_rank(s: Array, log: bool, tolerance: Array) -> Array:
 
 @measured("", "spectrum", **RANK)
 def _numerical_rank(s: Array, log: bool, tolerance: Array) -> Array:
-    """Number of s_i > tolerance * s_1; max(rows, columns) * eps of the dtype by default."""
+    """Number of s_i > tolerance * s_1; max(rows, columns) * eps of the dtype by default.
+
+    -1 where one is not finite.
+    """
     bound = s[..., 0] + jnp.log(tolerance) if log else s[..., 0] * tolerance
-    return jnp.sum((s > bound[..., None]).astype(jnp.int32), axis=-1)
+    count = jnp.sum((s > bound[..., None]).astype(jnp.int32), axis=-1)
+    return jnp.where(jnp.any(jnp.isnan(s) | (s == jnp.inf), axis=-1), -1, count)
 
 
 @measured("", "spectrum", **RANK)
@@ -263,7 +267,8 @@ def spectrum_measures(
       log: whether ``s`` holds logarithms (-inf for an exact zero).
 
     Returns:
-      By name an array of shape ``batch``; all zero for a zero matrix.
+      By name an array of shape ``batch``; all zero for a zero matrix, NaN (a count: -1) where a
+      value is NaN.
 
     Raises:
       ValueError: if a name is not that of such a measure.

@@ -189,16 +189,23 @@ def mean_shift(h: Float[Array, "layer n ... u"], /) -> Float[Array, " layer"]:
       h: features by layer, from `features`; positions count as samples.
 
     Returns:
-      From 0 (every unit centred) to 1 (every input answered alike); 0 where all features vanish.
+      From 0 (every unit centred) to 1 (every input answered alike); 0 where all features vanish,
+      NaN where one is not finite.
 
     Reference:
       Brock et al. 2021, "Characterizing signal propagation to close the performance gap in
       unnormalized ResNets", section 3: the average channel squared mean over the sum of it and the
       average channel variance.
     """
-    h = feature_matrix(h)
+    h = _scaled(feature_matrix(h))
     square = jnp.sum(jnp.square(jnp.mean(h, axis=1)), axis=-1)
     return _share(square, jnp.sum(jnp.mean(jnp.square(h), axis=1), axis=-1))
+
+
+def _scaled(h: Float[Array, "layer n u"]) -> Float[Array, "layer n u"]:
+    """Over the layer's largest size, so that squares neither overflow nor vanish."""
+    size = jnp.max(jnp.abs(h), axis=(1, 2), keepdims=True)
+    return h / jnp.where(size > 0, size, 1) + 0 * size  # NaN where one is not finite
 
 
 def _share(part: Array, whole: Array) -> Array:
@@ -217,9 +224,9 @@ def streamed_mean_shift(state: Moments, /) -> Float[Array, "*layer"]:
 
 @measured("features", "features", unit="root mean squares", floor="-1", greatest="1")
 def output_mean(h: Float[Array, "layer n ..."], /) -> Float[Array, " layer"]:
-    """Mean over units and examples, over the root mean square, by layer."""
-    h = h.reshape(*h.shape[:2], -1)
-    return jnp.mean(h, axis=(1, 2)) / jnp.sqrt(jnp.mean(jnp.square(h), axis=(1, 2)))
+    """Mean over units and examples, over the root mean square, by layer; 0 where all are zero."""
+    h = _scaled(h.reshape(*h.shape[:2], -1))
+    return _share(jnp.mean(h, axis=(1, 2)), jnp.sqrt(jnp.mean(jnp.square(h), axis=(1, 2))))
 
 
 @measured("features", "features", **SHARE)
@@ -233,9 +240,9 @@ def constant_units(
       tolerance: what counts as none.
 
     Returns:
-      From 0 to 1; NaN where features are NaN.
+      From 0 to 1; NaN where features are not finite.
     """
-    h = h.reshape(*h.shape[:2], -1)
+    h = _scaled(h.reshape(*h.shape[:2], -1))
     spread = jnp.max(h, axis=1) - jnp.min(h, axis=1)
     scale = jnp.sqrt(jnp.mean(jnp.square(h), axis=(1, 2)))
     share = jnp.mean((spread <= tolerance * scale[:, None]).astype(h.dtype), axis=-1)
@@ -254,13 +261,24 @@ STATES = {
     "saturated": "at a limit of the activation for every example",
     "switching": "above zero for some examples and not for others",
 }
+
+
+def _share_in(state: str, h: Float[Array, "layer n ... u"]) -> Float[Array, " layer"]:
+    """The share of units in a state; NaN where features are not finite."""
+    finite = jnp.all(jnp.isfinite(feature_matrix(h)), axis=(1, 2))
+    return jnp.where(finite, getattr(shares(unit_states(h)), state), jnp.nan)
+
+
 for _name, _text in STATES.items():
-    _share_of: Any = lambda h, name=_name: getattr(shares(unit_states(h)), name)  # noqa: E731
+    # Features do not tell the limits of their activation: `measure_stream` is told them.
+    _limited = _name == "saturated"
+    _function = None if _limited else functools.partial(_share_in, _name)
+    _takes = "" if _limited else "features"
     _definition = f"Share of units that are {_text}."
-    register(Measure(_name, "features", _definition, _share_of, "features", **SHARE))
+    register(Measure(_name, "features", _definition, _function, _takes, **SHARE))
 
 
 @measured("features", "features", **SHARE)
 def _unit_diversity(h: Array) -> Array:
     """Share of units whose response differs between examples."""
-    return 1 - shares(unit_states(h)).constant
+    return 1 - _share_in("constant", h)

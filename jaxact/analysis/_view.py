@@ -84,12 +84,17 @@ def view(
       The `View`.
 
     Raises:
-      ValueError: if there is no such segment, or none before it.
+      ValueError: if there is no such segment, none before it, or its layers carry two streams.
     """
     trunk = until(chain, blocks)
     if len(trunk.segments) < 2:
         raise ValueError(f"chain must have a segment before {blocks!r}; it is the first")
     found = features(trunk, x)
+    if not isinstance(found[blocks], jax.Array):
+        raise ValueError(
+            f"chain must pass one array from block to block; {blocks!r} passes "
+            f"{jax.tree.structure(found[blocks])}"
+        )
     hidden = jnp.concatenate([found[trunk.segments[-2].name], found[blocks]])
     rest = Chain(chain.segments[len(trunk.segments) :])
     outputs = run(rest, hidden[-1]) if rest.segments else hidden[-1]
@@ -241,7 +246,8 @@ def _loss(view: View) -> Array:
 @measured("network", "view", **SHARE)
 def _accuracy(view: View) -> Array:
     """Share of the measured examples classified rightly."""
-    right = jnp.argmax(view.outputs, axis=-1) == view.y
+    best = jnp.max(view.outputs, axis=-1)  # NaN where an output is: no class is right
+    right = (jnp.argmax(view.outputs, axis=-1) == view.y) & ~jnp.isnan(best)
     return jnp.mean(right.astype(view.outputs.dtype))
 
 
@@ -266,6 +272,7 @@ def _weight_participation(view: View) -> Array:
 @measured("jacobian", "view", **SHARE)
 def _jacobian_participation(view: View) -> Array:
     """Participation ratio over width of the Jacobian of the first l blocks, by l."""
+    _only_vectors(view, "jacobian_participation")
     # Four examples: the ratio is a property of the network more than of the example.
     of_example = jax.vmap(lambda h: participation_by_block(view.body, h))
     return jnp.mean(of_example(view.hidden[0, :4]), axis=0)
@@ -279,8 +286,15 @@ def _flat_share(view: View) -> Array:
     """
     if view.slope is None:
         raise ValueError("flat_share needs the slope of the activation; the view has none")
+    _only_vectors(view, "flat_share")
     z = jnp.einsum("lni,loi->lno", view.hidden[:-1], weights(view))
-    return jnp.mean((jnp.abs(view.slope(z)) <= 0.01).astype(jnp.float32), axis=(1, 2))
+    share = jnp.mean((jnp.abs(view.slope(z)) <= 0.01).astype(jnp.float32), axis=(1, 2))
+    return jnp.where(jnp.all(jnp.isfinite(z), axis=(1, 2)), share, jnp.nan)
+
+
+def _only_vectors(view: View, name: str) -> None:
+    if view.hidden.ndim != 3:
+        raise ValueError(f"{name} is of vectors; the blocks put out {view.hidden.shape[2:]}")
 
 
 @measured("gradient", "view", unit="nats over the entries' unit")

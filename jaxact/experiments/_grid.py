@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,10 +13,14 @@ import jax
 import pandas as pd
 
 from jaxact.experiments._cli import Progress
-from jaxact.experiments._store import Run
+from jaxact.experiments._store import Run, StudyError
 
 Cell = Mapping[str, Any]
 """One point of a study's grid: a value for each factor."""
+
+
+class FailedCellsError(StudyError):
+    """Some cells of a grid could not be measured."""
 
 
 class Spent(NamedTuple):
@@ -49,6 +54,13 @@ class Grid:
     prepare: Callable[[tuple[Cell, ...]], Any] = lambda cells: None
     finish: Callable[[Cell, pd.DataFrame, Spent], pd.DataFrame] = _as_measured
 
+    def __post_init__(self):
+        if not self.cells:
+            raise ValueError("cells must be at least one; got none")
+        twice = [name for name in set(self.names) if self.names.count(name) > 1]
+        if twice:
+            raise ValueError(f"name must tell cells apart; {min(twice)!r} is of several")
+
     @property
     def names(self) -> list[str]:
         """The cells' names, in their order."""
@@ -70,8 +82,16 @@ def groups(cells: Iterable[Cell], together: Sequence[str]) -> list[tuple[Cell, .
 
 
 def shares(share: tuple[int, int] | None) -> tuple[int, int]:
-    """Which of how many processes this one is: as told, or as `jax.distributed` has it."""
-    return share or (jax.process_index(), jax.process_count())
+    """Which of how many processes this one is: as told, or as `jax.distributed` has it.
+
+    Raises:
+      StudyError: if it is none of them.
+    """
+    if share is None:
+        return jax.process_index(), jax.process_count()
+    if not 0 <= share[0] < share[1]:
+        raise StudyError(f"share: must be I N with 0 <= I < N; got {share}")
+    return share
 
 
 def open_run(
@@ -97,6 +117,10 @@ def run_grid(grid: Grid, run: Run, bar: Progress, *, share: tuple[int, int] | No
 
     Returns:
       Whether every cell is stored.
+
+    Raises:
+      FailedCellsError: at the end, if cells could not be measured; all others are stored.
+      StudyError, FloatingPointError: of a cell, at once.
     """
     index, count = shares(share)
     own = [cell for group in groups(grid.cells, grid.together)[index::count] for cell in group]
@@ -106,12 +130,26 @@ def run_grid(grid: Grid, run: Run, bar: Progress, *, share: tuple[int, int] | No
     bar.count += len(own) - len(left)
     bar.bar.update(len(own) - len(left))
     last = time.monotonic(), time.process_time()
+
+    def store(cell: Cell, rows: pd.DataFrame) -> None:
+        nonlocal last
+        now = time.monotonic(), time.process_time()
+        spent, last = Spent(now[0] - last[0], now[1] - last[1]), now
+        run.store(grid.name(cell), grid.finish(cell, rows, spent))
+        bar.done(grid.name(cell))
+
+    failed: dict[str, Exception] = {}
     for group, prepared in _prepared(groups(left, grid.together), grid.prepare):
-        for cell, rows in zip(group, grid.measure(group, prepared), strict=True):
-            now = time.monotonic(), time.process_time()
-            spent, last = Spent(now[0] - last[0], now[1] - last[1]), now
-            run.store(grid.name(cell), grid.finish(cell, rows, spent))
-            bar.done(grid.name(cell))
+        for cell, error in _measured(grid, group, prepared, store):
+            if error not in failed.values():
+                traceback.print_exception(error)
+            failed[grid.name(cell)] = error
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise FailedCellsError(
+            f"{len(failed)} of {len(grid.cells)} cells could not be measured, {name} first "
+            f"({type(error).__name__}: {error}); --resume tries them again"
+        ) from error
 
     def whole() -> bool:
         return all(run.finished(name) for name in grid.names)
@@ -121,13 +159,39 @@ def run_grid(grid: Grid, run: Run, bar: Progress, *, share: tuple[int, int] | No
     return whole()
 
 
+def _measured(
+    grid: Grid,
+    group: tuple[Cell, ...],
+    prepared: concurrent.futures.Future[Any],
+    store: Callable[[Cell, pd.DataFrame], None],
+) -> Iterator[tuple[Cell, Exception]]:
+    """Measures and stores a group, and gives the cells that fail: they cost no other cell."""
+    while group:
+        done, begun = 0, False
+        try:
+            found = grid.measure(group, prepared.result())
+            begun = True
+            for cell, rows in zip(group, found, strict=True):
+                store(cell, rows)
+                done += 1
+            return
+        except (StudyError, FloatingPointError):
+            raise
+        except Exception as error:
+            # Before the first rows it is the group that fails, afterwards one cell of it.
+            bad = group[min(done, len(group) - 1) :][: 1 if begun else None]
+            yield from ((cell, error) for cell in bad)
+            group = group[done + len(bad) :]
+
+
 def _prepared(
     groups: Sequence[tuple[Cell, ...]], prepare: Callable[[tuple[Cell, ...]], Any]
-) -> Iterator[tuple[tuple[Cell, ...], Any]]:
+) -> Iterator[tuple[tuple[Cell, ...], concurrent.futures.Future[Any]]]:
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         waiting = [thread.submit(prepare, group) for group in groups[:1]]
         for group, following in itertools.zip_longest(groups, groups[1:]):
-            prepared = waiting.pop().result()
+            prepared = waiting.pop()
+            concurrent.futures.wait([prepared])
             if following is not None:
                 waiting.append(thread.submit(prepare, following))
             yield group, prepared

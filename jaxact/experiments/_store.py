@@ -128,7 +128,7 @@ class Run:
                     leftover.unlink()
             if about.exists():
                 before = _read_json(about)
-                commits = dict.fromkeys([*before.get("earlier_commits", []), before["commit"]])
+                commits = dict.fromkeys([*before.get("earlier_commits", []), before.get("commit")])
                 facts["earlier_commits"] = [c for c in commits if c != facts["commit"]]
             write_json(about, facts)
             write_json(path, config)
@@ -201,9 +201,12 @@ class Run:
         return pd.concat(frames, ignore_index=True)
 
 
-def _read_json(path: pathlib.Path) -> Any:
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("no object of names and values")
+        return found
     except ValueError as error:
         raise StudyError(
             f"out: {path} is damaged ({error}); --out with another folder starts anew"
@@ -211,9 +214,9 @@ def _read_json(path: pathlib.Path) -> Any:
 
 
 def _same_config(folder: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    for name in new:
-        if old.get(name) != new[name]:
+    for name in {**new, **old}:
+        if old.get(name) != new.get(name):
             raise StudyError(
                 f"{name}: the study in {folder} was started with {old.get(name)} and cannot be "
-                f"resumed with {new[name]}"
+                f"resumed with {new.get(name)}"
             )

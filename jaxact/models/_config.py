@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike
 
 from jaxact import activations, theory
-from jaxact._checks import conflict, one_of
+from jaxact._checks import conflict, flag, floating, number, one_of
 from jaxact.models._layers import Weights, get_weights
 from jaxact.models._norms import Norm, get_norm
 from jaxact.wiring import Wiring
@@ -38,7 +38,7 @@ class BlockConfig:
       skip: how the branch is added: one of `jaxact.wiring.SKIPS`, or a number s for x + s F(x).
       shortcut: what a skip does where the shape changes: ``"A"`` strides and appends zero channels,
         ``"B"`` projects by a 1x1 convolution, ``"C"`` projects in every block.
-      weights: ``"plain"``, ``"standardized"``, ``"scaled_standardized"``, ``"spectral"``, or any
+      weights: ``"raw"``, ``"standardized"``, ``"scaled_standardized"``, ``"spectral"``, or any
         ``make(shape, *, kernel, gain, param_dtype, rngs) -> module`` from kernels to kernels.
       activation: a name or elementwise callable of `jaxact.activations`, or an `nnx.Module` class
         (or partial of one) made as ``make(features, rngs=rngs)`` at each place: a learnable one.
@@ -61,7 +61,7 @@ class BlockConfig:
     norm: str | Norm | None = None
     skip: str | float = "identity"
     shortcut: str = "B"
-    weights: str | Weights = "plain"
+    weights: str | Weights = "raw"
     activation: str | Activation = "relu"
     gain: float | Array | None = None
     bias: bool | None = None
@@ -78,6 +78,14 @@ class BlockConfig:
         if self.chosen_norm != "none":
             get_norm(self.chosen_norm)
         get_weights(self.weights)
+        if self.gain is not None:
+            number("gain", self.gain, positive=True)
+        if self.bias is not None:
+            flag("bias", self.bias)
+        flag("zero_init", self.zero_init)
+        for name in ("layer_scale", "stochastic_depth"):
+            number(name, getattr(self, name))
+        floating("param_dtype", self.param_dtype)
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(
                 f"stochastic_depth must be from 0 to below 1; got {self.stochastic_depth}"
@@ -87,7 +95,7 @@ class BlockConfig:
     def _refuse_conflicts(self):
         placement = f"norm_placement={self.norm_placement!r}"
         skip, weights = f"skip={self.skip!r}", f"weights={self.weights!r}"
-        wired, reparametrized = self.wiring, self.weights != "plain"
+        wired, reparametrized = self.wiring, self.weights != "raw"
         if (self.chosen_norm == "none") == wired.normed:
             why = "norm_free is the placement without norm, and any other has one"
             raise conflict(f"norm={self.norm!r}", placement, why)

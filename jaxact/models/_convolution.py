@@ -28,7 +28,6 @@ from jaxtyping import Array, Float
 from jaxact._compat import vary, varying
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-FACES = ("output", "input", "kernel")
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 _NO_MESH = AbstractMesh((), ())
 

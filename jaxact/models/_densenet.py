@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxact._checks import at_least_one, not_negative, one_of
+from jaxact._checks import one_of, whole
 from jaxact._compat import module_list
 from jaxact.models._block import Layer
 from jaxact.models._config import Activation, BlockConfig
@@ -38,7 +38,7 @@ class ClassifierHead(nnx.Module):
     def __init__(self, features: int, outputs: int, config: BlockConfig, *, rngs: nnx.Rngs):
         self.norm = config.make_norm(features, rngs)
         self.activation = config.make_activation(features, rngs)
-        not_negative("num_classes", outputs)
+        whole("num_classes", outputs, 0)
         options = config.layer_options(gain=1.0) | {"bias": True, "weights": None}
         self.linear = Dense(features, outputs, **options, rngs=rngs) if outputs else None
 
@@ -103,7 +103,7 @@ def config_of(
 ) -> BlockConfig:
     """The choices that both networks have, after a look at their sizes."""
     for name, size in sizes.items():
-        at_least_one(name, size)
+        whole(name, size)
     return BlockConfig(norm=norm, activation=activation, gain=gain, param_dtype=param_dtype)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxact._checks import at_least_one
+from jaxact._checks import whole
 from jaxact.models._config import Activation, BlockConfig
 from jaxact.models._densenet import (
     ClassifierHead,
@@ -121,7 +121,7 @@ class DualPathNet(Concatenating):
             )
         sizes = {"in_channels": in_channels, "stem_width": stem_width}
         sizes |= {"depths": min(depths), "widths": min(widths), "appended": min(appended)}
-        at_least_one("groups", groups)
+        whole("groups", groups)
         if inner < 1 or inner % groups:
             raise ValueError(f"inner must be a multiple of groups={groups}; got {inner}")
         if stem_size < 1 or stem_size % 2 == 0:

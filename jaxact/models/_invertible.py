@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxact import activations, theory
-from jaxact._checks import at_least_one
+from jaxact._checks import whole
 from jaxact._compat import module_list
 from jaxact._segment import Segment
 from jaxact.models._block import BlockTrace
@@ -115,9 +115,9 @@ class IResNet(Family):
         if len(shape) not in (1, 3):
             raise ValueError(f"shape must be (features,) or (height, width, channels); got {shape}")
         for size in shape:
-            at_least_one("shape", size)
+            whole("shape", size)
         for name, size in (("width", width), ("depth", depth)):
-            at_least_one(name, size)
+            whole(name, size)
         if layers < 2:
             raise ValueError(f"layers must be at least 2; got {layers}")
         if not 0 < coefficient < 1:
@@ -279,8 +279,8 @@ class IResNet(Family):
         Raises:
           ValueError: if ``terms`` or ``probes`` is less than 1.
         """
-        at_least_one("terms", terms)
-        at_least_one("probes", probes)
+        whole("terms", terms)
+        whole("probes", probes)
         sum_of = tuple(range(1, x.ndim))
 
         def block(x, scanned):

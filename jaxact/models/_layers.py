@@ -166,7 +166,7 @@ WEIGHTS: dict[str, Weights] = {
 def get_weights(weights: str | Weights) -> Weights | None:
     """What is done to kernels: ``make(shape, *, kernel, gain, param_dtype, rngs) -> module``."""
     if isinstance(weights, str):
-        one_of("weights", weights, ("plain", *WEIGHTS))
+        one_of("weights", weights, ("raw", *WEIGHTS))
         return WEIGHTS.get(weights)
     if callable(weights):
         return weights

@@ -15,6 +15,7 @@ from jaxact._segment import Segment
 from jaxact.models._block import Block, BlockTrace, Layer
 from jaxact.models._config import BlockConfig
 from jaxact.models._family import Family
+from jaxact.models._layers import wide_dtype
 from jaxact.models._parts import Head, Stem
 from jaxact.models._stage import NOT_PARAMS, Remat, Stage, fresh, stack_stage, unroll_stage
 from jaxact.wiring import SKIPS
@@ -260,7 +261,8 @@ def _make_stage(
         def stacked(rngs, beta, drop):
             return make(plan.rest, beta=beta, drop=drop, rngs=rngs)
 
-        numbers = (jnp.asarray(a[leads:], jnp.float32) for a in (betas, drops))
+        dtype = wide_dtype(config.param_dtype)
+        numbers = (jnp.asarray(a[leads:], dtype) for a in (betas, drops))
         rest = stacked(rngs, *numbers)
     return Stage(first=first, rest=rest, depth=plan.depth, leads=leads, remat=remat)
 

@@ -17,7 +17,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxact._checks import at_least_one, one_of
+from jaxact._checks import one_of, whole
 from jaxact.models._layers import wide_dtype
 
 Norm = Callable[..., Any]
@@ -27,7 +27,7 @@ class _Affine(nnx.Module):
     """Scale and bias by channel."""
 
     def __init__(self, features: int, *, bias: bool = True, param_dtype: DTypeLike = jnp.float32):
-        at_least_one("features", features)
+        whole("features", features)
         self.scale = nnx.Param(jnp.ones(features, param_dtype))
         self.bias = nnx.Param(jnp.zeros(features, param_dtype)) if bias else None
 

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxact import activations
-from jaxact._checks import at_least_one
+from jaxact._checks import whole
 from jaxact.models._family import Part, Parts
 from jaxact.models._layers import Dense
 from jaxact.models._registry import register
@@ -79,7 +79,7 @@ class OneNeuronResNet(Parts):
             ("out_features", out_features),
             ("depth", depth),
         ):
-            at_least_one(name, size)
+            whole(name, size)
         activation = activations.get(activation)
 
         @nnx.split_rngs(splits=depth)

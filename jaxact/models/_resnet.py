@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from jaxact._checks import at_least_one, conflict, not_negative, one_of
+from jaxact._checks import conflict, floating, one_of, whole
 from jaxact.models._block import Layer
 from jaxact.models._config import BlockConfig
 from jaxact.models._layers import Conv, Dense
@@ -82,17 +82,21 @@ class ResNetConfig(BlockConfig):
         one_of("stem", self.stem, STEMS)
         one_of("block", self.block, BLOCKS)
         one_of("stride_at", self.stride_at, ("3x3", "1x1"))
-        check_remat(self.remat)
+        _check_run(self.remat, self.dtype)
         if not len(self.depths) == len(self.widths) == len(self.strides) > 0:
             raise ValueError(
                 "depths, widths and strides must have one entry for each stage; got "
                 f"{self.depths}, {self.widths}, {self.strides}"
             )
-        not_negative("num_classes", self.num_classes)
+        whole("num_classes", self.num_classes, 0)
         for name in ("in_channels", "groups", "base_width", "res2net_scale", "squeeze_divisor"):
-            at_least_one(name, getattr(self, name))
+            whole(name, getattr(self, name))
+        for name in ("expansion", "stem_width", "squeeze_excitation"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name))
         for name in ("depths", "widths", "strides"):
-            at_least_one(name, min(getattr(self, name)))
+            for number, size in enumerate(getattr(self, name)):
+                whole(f"{name}[{number}]", size)
         if self.block == "basic" and self.stride_at == "1x1":
             raise conflict("stride_at='1x1'", "block='basic'", "a basic block has no such layer")
         if self.res2net_scale > 1:
@@ -215,6 +219,7 @@ class _Uniform(Network):
 
     layer: Any
     layers: int
+    inputs: str
 
     def __init__(
         self,
@@ -235,14 +240,14 @@ class _Uniform(Network):
     ):
         block_layers = self.layers if block_layers is None else block_layers
         for name, size in (
-            ("inputs", in_features),
+            (self.inputs, in_features),
             ("width", width),
             ("depth", depth),
             ("block_layers", block_layers),
         ):
-            at_least_one(name, size)
-        not_negative("out_features", out_features)
-        check_remat(remat)
+            whole(name, size)
+        whole("out_features", out_features, 0)
+        _check_run(remat, dtype)
         if norm is None and norm_placement != "norm_free":
             norm = "layer"
         config = BlockConfig(norm_placement=norm_placement, norm=norm, bias=bias, **choices)
@@ -285,7 +290,7 @@ class MLPResNet(_Uniform):
       ValueError: if a size is below one, a choice is unknown, or two choices conflict.
     """
 
-    layer, layers = Dense, 1
+    layer, layers, inputs = Dense, 1, "in_features"
 
 
 class ConvResNet(_Uniform):
@@ -299,13 +304,19 @@ class ConvResNet(_Uniform):
       ValueError: if a size is below one, a choice is unknown, or two choices conflict.
     """
 
-    layer, layers = Conv, 2
+    layer, layers, inputs = Conv, 2, "in_channels"
 
     def __init__(self, in_channels: int, out_features: int, **options: Any):
         super().__init__(in_channels, out_features, **options)
 
 
-def check_remat(remat: Remat) -> None:
-    """Refuses an unknown name of a policy."""
+def _check_run(remat: Remat, dtype: DTypeLike | None) -> None:
+    """Refuses what is neither a policy nor the name of one, and a dtype that is not floating."""
     if isinstance(remat, str):
         one_of("remat", remat, tuple(POLICIES))
+    elif not (remat is None or callable(remat)):
+        raise ValueError(
+            f"remat must be None, a policy, or one of {', '.join(POLICIES)}; got {remat!r}"
+        )
+    if dtype is not None:
+        floating("dtype", dtype)

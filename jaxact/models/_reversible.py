@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxact._checks import at_least_one
+from jaxact._checks import whole
 from jaxact._compat import module_list
 from jaxact.models._block import BlockTrace
 from jaxact.models._config import BlockConfig
@@ -105,7 +105,7 @@ class ReversibleStage(nnx.Module):
         reconstruct: bool = True,
         rngs: nnx.Rngs,
     ):
-        at_least_one("depth", depth)
+        whole("depth", depth)
         _even("width", width)
         config = BlockConfig(norm=norm, activation=activation, gain=gain)
 
@@ -252,13 +252,13 @@ class RevNet(Parts):
     ):
         if len(widths) != len(depths) or not widths:
             raise ValueError(f"depths must be one for each of widths={widths}; got {depths}")
-        at_least_one("in_channels", in_channels)
+        whole("in_channels", in_channels)
         for width, before in zip(widths, (widths[0], *widths), strict=False):
             _even("widths", width)
             if width < before:
                 raise ValueError(f"widths must not decrease; got {widths}")
         for number, depth in enumerate(depths):
-            at_least_one(f"depths[{number}]", depth)
+            whole(f"depths[{number}]", depth)
         config = BlockConfig(norm=norm, activation=activation, gain=gain)
         self.stem = Conv(in_channels, widths[0], gain=1.0, bias=False, rngs=rngs)
         stages: list[nnx.Module] = []

@@ -53,8 +53,8 @@ def load_torchvision(
 ) -> AnyNetwork:
     """A network with the weights of a state dict in torchvision's names.
 
-    For post-activation `ResNet` (plain, wide, grouped; basic and bottleneck) and `DenseNet`. Norms
-    keep our epsilon, 1e-5, which is torchvision's.
+    For `ResNet` of the placement ``original`` (wide and grouped too; basic and bottleneck) and
+    `DenseNet`. Norms keep our epsilon, 1e-5, which is torchvision's.
 
     Args:
       network: of the same architecture, such as ``create("resnet50", rngs=...)``; it is not

@@ -10,7 +10,7 @@ from jax import Array, lax, nn
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxact.theory import _products as products
+from jaxact._checks import whole
 from jaxact.theory import _quadrature as quad
 from jaxact.theory import _recursion as recursion
 from jaxact.theory._layer import Given, Resolved, resolve, slope_moment
@@ -137,7 +137,7 @@ def jacobian_exponents(
         Haagerup & Schultz 2007, "Brown measures of unbounded operators affiliated with a finite
         von Neumann algebra".
     """
-    n = products.check_count("n", n)
+    n = whole("n", n)
     it = resolve(layer, variance, branch_scale)
     gaussians, scales = _gaussians(it, layers), recursion.scaled(it, wiring, branch_scale, 1)
     found = scales.wiring
@@ -227,7 +227,7 @@ def jacobian_log_moments(
         Haagerup & Moller 2013, "The law of large numbers for the free multiplicative convolution";
         for residual networks with free layers: Ling & Qiu 2019, Tarnowski et al. 2019.
     """
-    depth = products.check_count("depth", depth)
+    depth = whole("depth", depth)
     it = resolve(layer, variance, branch_scale)
     gaussians, scales = _gaussians(it, layers), recursion.scaled(it, wiring, branch_scale, depth)
     q0, skip = quad.as_positive("variance", variance, it.dtype), scales.wiring.skip.added
@@ -318,7 +318,7 @@ def jacobian_log_norm(
         Hanin & Nica 2020, "Products of many large random matrices and gradients in deep neural
         networks", theorem 1 (for the rectifier).
     """
-    n, depth = products.check_count("n", n), products.check_count("depth", depth)
+    n, depth = whole("n", n), whole("depth", depth)
     it = resolve(layer, variance)
     q = quad.as_positive("variance", variance, it.dtype)
     mu_1, mu_2 = (slope_moment(it, q, k) for k in (2, 4))

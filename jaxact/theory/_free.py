@@ -10,7 +10,7 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxact.theory import _products as products
+from jaxact._checks import whole
 from jaxact.theory import _quadrature as quad
 
 
@@ -121,8 +121,8 @@ def fuss_catalan_moments(depth: int, count: int, /) -> Float[Array, " count"]:
     Reference:
         Banica et al. 2011, "Free Bessel laws"; Penson & Zyczkowski 2011.
     """
-    depth = products.check_count("depth", depth)
-    count = products.check_count("count", count)
+    depth = whole("depth", depth)
+    count = whole("count", count)
     # products of integers, not gamma functions: exact until they no longer fit
     values = [math.comb((depth + 1) * k, k) // (depth * k + 1) for k in range(1, count + 1)]
     largest = float(jnp.finfo(jnp.zeros(()).dtype).max)
@@ -166,7 +166,7 @@ def fuss_catalan_density(x: ArrayLike, depth: int, /) -> Float[Array, "*batch"]:
         Haagerup & Moller 2013, "The law of large numbers for the free multiplicative
         convolution", theorem 8; Biane 1998.
     """
-    depth = products.check_count("depth", depth)
+    depth = whole("depth", depth)
     dtype = quad.scalar_dtype(x)
     x = jnp.asarray(x).astype(dtype)
     inside = (x > 0) & (x < fuss_catalan_edge(jnp.asarray(depth, dtype)))

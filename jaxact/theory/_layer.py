@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxact._checks import one_of
+from jaxact._checks import one_of, whole
 from jaxact.theory import _quadrature as quad
 
 Function = Callable[[Array], Array]
@@ -49,7 +49,7 @@ class Layer:
 
     def __post_init__(self):
         one_of("weights", self.weights, WEIGHTS)
-        quad.check_nodes(self.nodes)
+        whole("nodes", self.nodes, 2)
         quad.resolve(self.activation, ())
 
 

@@ -1,6 +1,5 @@
 """Spectra of products of random matrices."""
 
-import numbers
 from typing import NamedTuple
 
 import jax
@@ -10,14 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from jaxact._checks import whole
 from jaxact.theory import _quadrature as quad
-
-
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """Refuse what is not an integer of at least ``least``."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return int(value)
 
 
 def newman_exponents(n: int, /, *, variance: ArrayLike = 1.0) -> Float[Array, " n"]:
@@ -46,7 +39,7 @@ def newman_exponents(n: int, /, *, variance: ArrayLike = 1.0) -> Float[Array, " 
         Newman 1986, "The distribution of Lyapunov exponents: exact results for random matrices",
         Commun. Math. Phys. 103, eq. 5.
     """
-    n = check_count("n", n)
+    n = whole("n", n)
     dtype = quad.scalar_dtype(variance)
     sigma2 = quad.as_positive("variance", variance, dtype)
     from scipy.special import digamma  # slow to import

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,15 +42,10 @@ def resolve(
         given = jnp.atleast_1d(given.reshape(-1))
         return function, jnp.concatenate([given, jnp.asarray(np.append(points, 0.0), given.dtype)])
     given = np.asarray(breakpoints, np.float64).reshape(-1)
+    if np.isnan(given).any():
+        raise ValueError(f"breakpoints must be numbers, got {breakpoints!r}")
     points = np.unique(np.concatenate([points, given, [0.0]]))
     return function, points[np.isfinite(points)]
-
-
-def check_nodes(nodes: int) -> int:
-    """Refuse a count of nodes that is not a positive integer."""
-    if not isinstance(nodes, numbers.Integral) or nodes < 2:
-        raise ValueError(f"nodes must be an integer of at least 2, got {nodes!r}")
-    return int(nodes)
 
 
 def scalar_dtype(*values: ArrayLike) -> Any:
@@ -70,10 +64,9 @@ def as_positive(name: str, value: ArrayLike, dtype: Any, *, zero: bool = False) 
         if known.dtype.kind not in "fiuV" and known.dtype != jnp.bfloat16:
             raise TypeError(f"{name} must be a real number, got {value!r}")
         known = known.astype(np.float64)
-        if not (np.all(known >= 0) if zero else np.all(known > 0)):
-            raise ValueError(
-                f"{name} must be {'non-negative' if zero else 'positive'}, got {value!r}"
-            )
+        if not np.all(((known >= 0) if zero else (known > 0)) & (known < np.inf)):
+            what = "non-negative" if zero else "positive"
+            raise ValueError(f"{name} must be {what} and finite, got {value!r}")
     return jnp.asarray(value).astype(dtype)
 
 

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxact import wiring as wirings
-from jaxact.theory import _products as products
+from jaxact._checks import whole
 from jaxact.theory import _quadrature as quad
 from jaxact.theory._layer import Given, Resolved, pair_moment, resolve, second_moment, slope_moment
 from jaxact.wiring import Wiring
@@ -227,7 +227,7 @@ def mean_field(
         >>> print([f"{q:.2f}" for q in mean_field("relu", 3, wiring="pre").variance])
         ['1.00', '2.00', '3.00', '4.00']
     """
-    depth = products.check_count("depth", depth)
+    depth = whole("depth", depth)
     it = resolve(layer, variance, correlation, branch_scale)
     scales = scaled(it, wiring, branch_scale, depth)
     q0 = quad.as_positive("variance", variance, it.dtype)

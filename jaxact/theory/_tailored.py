@@ -11,7 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxact.theory import _products as products
+from jaxact._checks import whole
 from jaxact.theory import _quadrature as quad
 
 # network(x, layer): the largest value over subnetworks when each nonlinear layer maps x by `layer`
@@ -53,7 +53,7 @@ def plain_network(depth: int, /) -> Network:
     Raises:
         ValueError: ``depth`` below 1.
     """
-    depth = products.check_count("depth", depth)
+    depth = whole("depth", depth)
 
     def network(x: Array, layer: Callable[[Array], Array]) -> Array:
         return lax.fori_loop(0, depth, lambda _, v: layer(v), x)
@@ -83,8 +83,8 @@ def residual_network(
     Reference:
         Zhang et al. 2022, appendix B; Martens et al. 2021, section on modified ResNets.
     """
-    blocks = products.check_count("blocks", blocks)
-    branch = plain_network(products.check_count("branch_depth", branch_depth))
+    blocks = whole("blocks", blocks)
+    branch = plain_network(whole("branch_depth", branch_depth))
     if not 0 <= shortcut_weight <= 1:
         raise ValueError(f"shortcut_weight must lie in [0, 1], got {shortcut_weight!r}")
     share = float(shortcut_weight) ** 2

@@ -10,6 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from jaxact.training._loop import is_right
 from jaxact.training._step import Recipe, State, forward
 
 
@@ -113,7 +114,7 @@ _ZERO = Score(np.zeros((), np.float32), np.zeros((), np.float32))  # pyright: ig
 def _sums(recipe: Recipe, params: Any, stats: Any, x: Array, y: Array, counted: Array) -> Score:
     logits, _ = forward(recipe, params, stats, x, train=False, key=jax.random.key(0))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-    right = jnp.argmax(logits, axis=-1) == y
+    right = is_right(logits, y)
     return Score(
         jnp.sum(jnp.where(counted, losses, 0)).astype(jnp.float32),
         jnp.sum(counted & right).astype(jnp.float32),

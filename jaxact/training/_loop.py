@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 
 class Fit(NamedTuple):
@@ -177,7 +177,7 @@ def cross_entropy(
 
 
 def accuracy(logits: Float[Array, "n c"], labels: Int[Array, " n"], /) -> Float[Array, ""]:
-    """The share of a batch whose largest logit is the label's.
+    """The share of a batch whose largest logit is the label's; none is where a logit is NaN.
 
     Args:
       logits: unnormalized log probabilities.
@@ -186,4 +186,9 @@ def accuracy(logits: Float[Array, "n c"], labels: Int[Array, " n"], /) -> Float[
     Returns:
       A number from 0 to 1, in the dtype of ``logits``.
     """
-    return jnp.mean((jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype))
+    return jnp.mean(is_right(logits, labels).astype(logits.dtype))
+
+
+def is_right(logits: Float[Array, "n c"], labels: Int[Array, " n"]) -> Bool[Array, " n"]:
+    """Whether each largest logit is the label's; not where a logit is NaN."""
+    return (jnp.argmax(logits, axis=-1) == labels) & ~jnp.isnan(jnp.max(logits, axis=-1))

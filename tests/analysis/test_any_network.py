@@ -541,7 +541,7 @@ class TestErrors:
                 dict(layers="block"),
                 "layers must match some of blocks.0.linear, blocks.0.*got 'block'",
             ),
-            (dict(directions=0), "directions must be at least 1; got 0"),
+            (dict(directions=0), "directions must be an integer of at least 1; got 0"),
         ],
     )
     def test_options(self, options, message):

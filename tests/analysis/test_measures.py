@@ -1,10 +1,15 @@
 """The registry of measures: each entry does what it says, and each is found by its name."""
 
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxact
 from jaxact import analysis
 
 DEPTH, N = 3, 5
@@ -51,7 +56,69 @@ class TestView:
             analysis.until(view.chain, "trunk")
 
 
+ROOT = pathlib.Path(jaxact.__file__).parents[1]
+FEATURES = [measure.name for measure in analysis.MEASURES.values() if measure.takes == "features"]
+
+
 class TestRegistry:
+    @pytest.mark.parametrize("name", FEATURES)
+    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+    def test_measures_of_features_have_no_scale(self, name, dtype):
+        """Squares of large features overflow, of small ones vanish: neither may show."""
+        of = analysis.MEASURES[name].function
+        assert of is not None
+        h = jax.random.normal(jax.random.key(1), (2, 6, 4)) + 0.3
+        h = h.astype(dtype)
+        expected = of(h)
+        for scale in (2.0**-13, 2.0**13) if dtype == jnp.float16 else (2.0**-100, 2.0**100):
+            np.testing.assert_allclose(of(h * dtype(scale)), expected, rtol=2e-2, err_msg=name)
+
+    @pytest.mark.parametrize("name", FEATURES)
+    def test_measures_of_features_at_the_edge(self, name):
+        of = analysis.MEASURES[name].function
+        assert of is not None
+        h = jax.random.normal(jax.random.key(1), (2, 6, 4))
+        found = of(h.at[1, 2, 1].set(jnp.nan))
+        assert np.isfinite(found[0]), name
+        assert np.isnan(found[1]), name
+        assert np.isfinite(of(h * 0)).all(), name
+        assert np.isfinite(of(h[..., :1])).all(), name
+
+    @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="not a checkout")
+    def test_the_page_lists_them(self):
+        script = ROOT / "scripts" / "measures.py"
+        found = subprocess.run([sys.executable, script, "--check"], check=False)
+        assert found.returncode == 0, "python scripts/measures.py writes docs/analysis.md anew"
+
+    def test_counts_of_what_is_not_finite(self):
+        s = jnp.array([[jnp.nan, 1.0, 0.0], [jnp.inf, 1.0, 0.0], [2.0, 1.0, 0.0]])
+        found = analysis.spectrum_measures(s, ["numerical_rank"], shape=(3, 3))["numerical_rank"]
+        assert found.tolist() == [-1, -1, 2]
+
+    def test_saturated_units_need_the_limits(self, view):
+        """Features alone do not tell them: no number is given that is always zero."""
+        with pytest.raises(ValueError, match="measures must be among"):
+            analysis.measure_view(view, ["saturated"])
+
+    def test_no_class_is_right_where_an_output_is_nan(self, view):
+        broken = view._replace(outputs=view.outputs.at[0].set(jnp.nan), y=view.y * 0)
+        right = int(jnp.sum(jnp.argmax(view.outputs[1:], axis=-1) == 0))
+        found = analysis.measure_view(broken, ["accuracy"])["accuracy"]
+        assert float(found) == pytest.approx(right / 20)
+
+    def test_what_is_of_vectors_says_so(self, view):
+        wide = view._replace(hidden=view.hidden[..., None, :])
+        for name in ("flat_share", "jacobian_participation"):
+            with pytest.raises(ValueError, match=f"{name} is of vectors; .* put out"):
+                analysis.measure_view(wide, [name])
+
+    def test_two_streams_are_refused(self, view):
+        segments = list(view.chain.segments)
+        stem = segments[0]._replace(apply=lambda p, x: (x @ p, x @ p))
+        body = segments[1]._replace(apply=lambda p, x: (x[1], x[0] @ p))
+        with pytest.raises(ValueError, match="one array from block to block; 'blocks' passes"):
+            analysis.view(analysis.Chain((stem, body)), view.x, view.y, loss=view.loss)
+
     def test_entries_say_what_they_are(self):
         for name, measure in analysis.MEASURES.items():
             assert measure.name == name

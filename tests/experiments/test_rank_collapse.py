@@ -197,6 +197,7 @@ class TestRefusals:
             ({"seeds": (1, 1)}, "seeds: must not repeat; got 1 1"),
             ({"seeds": (-1,)}, "seeds: must be at least 0; got -1"),
             ({"wirings": ("prenorm",)}, "wirings: wiring must be one of pre, post, .*'prenorm'"),
+            ({"wirings": ("residual_dual",)}, "wirings: must pass one array from block to block"),
             ({"networks": ("vit",)}, "networks: must be among mlp, conv; got 'vit'"),
             ({"measures": ("rank",)}, "measures: must be among stable_rank, .*'rank'"),
             ({"measures": ("samples",)}, "measures: must be among .*'samples'"),

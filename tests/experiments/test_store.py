@@ -1,5 +1,6 @@
 """A study's folder: files whole or absent, nothing overwritten, nothing finished redone."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -60,6 +61,12 @@ def test_resume_with_another_config_is_refused(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["depths"] == [1, 2]
 
 
+def test_resume_without_a_field_is_refused(tmp_path):
+    Run.open(tmp_path, CONFIG, resume=False)
+    with pytest.raises(StudyError, match=r"norm: the study in .* started with layer .* with None"):
+        Run.open(tmp_path, {"depths": (1, 2)}, resume=True)
+
+
 def test_resume_in_a_new_folder_starts(tmp_path):
     assert not Run.open(tmp_path / "new", CONFIG, resume=True).finished("one")
 
@@ -91,9 +98,10 @@ def test_resume_where_nothing_is_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json"])
-def test_damaged_json_is_named(tmp_path, name):
+@pytest.mark.parametrize("text", ['{"depths": [1', "[]", "null", "3"])
+def test_damaged_json_is_named(tmp_path, name, text):
     Run.open(tmp_path, CONFIG, resume=False)
-    (tmp_path / name).write_text('{"depths": [1')
+    (tmp_path / name).write_text(text)
     with pytest.raises(StudyError, match=rf"out: .*{name} is damaged"):
         Run.open(tmp_path, CONFIG, resume=True)
 
@@ -157,11 +165,11 @@ class TestGrid:
 
     CELLS = product({"depth": (1, 2), "activation": ("relu", "tanh", "gelu")})
 
-    def grid(self, log, fail_at=None):
+    def grid(self, log, fail_at=None, error: type[BaseException] = KeyboardInterrupt):
         def measure(cells, prepared):
             for cell in cells:
                 if cell == fail_at:
-                    raise KeyboardInterrupt
+                    raise error
                 log.append((prepared, tuple(cell.values())))
                 yield pd.DataFrame({"value": [cell["depth"]], "of": [cell["activation"]]})
 
@@ -196,6 +204,48 @@ class TestGrid:
         assert self.run(self.grid(log), tmp_path)[0]
         assert [cell for _, cell in log] == [tuple(cell.values()) for cell in self.CELLS]
         assert log[-1][0] == "2 of depth 2"
+
+    def test_a_failing_cell_costs_no_other(self, tmp_path, capsys):
+        log = []
+        grid = self.grid(log, fail_at={"depth": 1, "activation": "tanh"}, error=MemoryError)
+        for attempt in range(2):
+            with pytest.raises(StudyError, match=r"1 of 6 cells .* 1-tanh first \(MemoryError"):
+                self.run(grid, tmp_path)
+            assert "in measure" in capsys.readouterr().err, attempt
+        assert [cell for _, cell in log] == [
+            tuple(cell.values()) for cell in self.CELLS if tuple(cell.values()) != (1, "tanh")
+        ]
+        assert self.run(self.grid(log), tmp_path)[0]
+        assert log[-1][1] == (1, "tanh")
+
+    def test_a_group_that_cannot_be_prepared_costs_no_other(self, tmp_path):
+        def prepare(cells):
+            if cells[0]["depth"] == 1:
+                raise RuntimeError("out of memory")
+
+        log = []
+        grid = dataclasses.replace(self.grid(log), prepare=prepare)
+        with pytest.raises(StudyError, match=r"3 of 6 cells .*, 1-relu first \(RuntimeError: out"):
+            self.run(grid, tmp_path)
+        assert [cell[0] for _, cell in log] == [2, 2, 2]
+
+    @pytest.mark.parametrize("count", [2, 4])
+    def test_rows_for_other_than_the_cells_are_said(self, tmp_path, count):
+        rows = [pd.DataFrame({"value": [1.0]})] * count
+        grid = dataclasses.replace(self.grid([]), measure=lambda cells, prepared: rows)
+        with pytest.raises(StudyError, match=r"ValueError: zip\(\) argument 2 is"):
+            self.run(grid, tmp_path)
+
+    def test_cells_have_names_of_their_own(self):
+        with pytest.raises(ValueError, match="name must tell cells apart; '1' is of several"):
+            Grid(self.CELLS, ("depth",), lambda cell: str(cell["depth"]), lambda *_: [])
+        with pytest.raises(ValueError, match="cells must be at least one"):
+            Grid([], ("depth",), str, lambda *_: [])
+
+    @pytest.mark.parametrize("share", [(2, 2), (0, 0), (-1, 2)])
+    def test_shares_that_are_none(self, tmp_path, share):
+        with pytest.raises(StudyError, match="share: must be I N with 0 <= I < N"):
+            self.run(self.grid([]), tmp_path, share=share)
 
     def test_shares_make_the_whole(self, tmp_path):
         logs = [[], []]

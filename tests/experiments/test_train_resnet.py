@@ -7,14 +7,17 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
+from flax import nnx
 
-from jaxact import models, training
+from jaxact import analysis, models, training, wiring
 from jaxact.experiments import StudyError, train_resnet
-from jaxact.experiments.train_resnet import TrainResNet
+from jaxact.experiments.train_resnet import TrainResNet, _network
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "train_resnet.py"
 
@@ -180,7 +183,7 @@ def test_a_dataset_of_hugging_face(tmp_path, monkeypatch):
         (dict(stochastic_depth=1.0), "stochastic_depth: must be from 0 to below 1; got 1.0"),
         (dict(activation="rleu"), "activation: .*rleu"),
         (dict(norm_placement="sideways"), "norm_placement: must be .* got 'sideways'"),
-        (dict(skip="both"), "skip: must be .* got 'both'"),
+        (dict(skip="both"), "skip: skip must be .* got 'both'"),
         (dict(norm="middle"), "norm: must be .* got 'middle'"),
         (dict(dataset="imagenet"), "dataset: must be 'digits' or .* got 'imagenet'"),
         (dict(batch_size=2000), "batch_size: must be from 1 to the 1437 examples; got 2000"),
@@ -260,3 +263,29 @@ def test_deep_pre_norm_trains_where_plain_does_not(tmp_path):
     assert pre["test_accuracy"] > 0.9
     assert plain["test_accuracy"] < 0.2
     assert plain["train_loss"] > 0.98 * np.log(10)
+
+
+def test_each_of_two_streams_is_measured():
+    net = models.MLPResNet(6, 3, width=4, depth=2, norm_placement="residual_dual", rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (5, 6))
+    network = training.functional(net)
+    measure = _network.measurement(network, ("stable_rank",), x)
+    key = jax.random.key(0)
+    recipe = training.Recipe(network.apply, optax.sgd(0.1))
+    found = measure(training.init(recipe, network.params, network.stats, key=key))
+    stream, dual = models.apply(net, x, train=False, trace=True).traces["blocks"].output
+    for number, h in enumerate((stream, dual), 1):
+        expected = analysis.matrix_measures(h)["stable_rank"]
+        np.testing.assert_allclose(
+            found[f"features/blocks.{number}/stable_rank"], expected, rtol=1e-5
+        )
+
+
+def test_help_lists_the_words_of_wirings(capsys, monkeypatch):
+    monkeypatch.setitem(wiring.PLACEMENTS, "late", wiring.PLACEMENTS["pre"])
+    monkeypatch.setattr(sys, "argv", ["train_resnet", "--help"])
+    with pytest.raises(SystemExit):
+        train_resnet.main()
+    page = " ".join(capsys.readouterr().out.split())
+    assert "norm_free, late" in page
+    assert "skip: identity, scaled, rezero," in page

@@ -170,6 +170,16 @@ def test_normalizer_free_predicts_the_variance_of_every_block():
     np.testing.assert_allclose(gamma, (2 / (1 - 1 / np.pi)) ** 0.5, rtol=1e-6)
 
 
+def test_predicted_deviations_have_the_digits_of_the_parameters():
+    with jax.enable_x64(True):
+        net = models.MLPResNet(
+            4, 3, width=4, depth=3, norm_placement="norm_free", skip="normalizer_free",
+            param_dtype=jnp.float64, rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        expected = np.sqrt([1.0, 1.04, 1.08])
+        np.testing.assert_allclose(net.blocks.beta[...], expected, rtol=1e-14)
+
+
 def test_normalizer_free_shortcut_starts_anew_from_variance_one():
     net = models.ResNet(
         depths=(1, 1), widths=(32, 64), strides=(1, 2), norm_placement="norm_free",
@@ -261,7 +271,7 @@ CHOICES = {
     "norm": (None, "none", *NORMS, functools.partial(nnx.BatchNorm, momentum=0.5)),
     "skip": (*SKIPS, 0.5),
     "shortcut": models.SHORTCUTS,
-    "weights": ("plain", "standardized", "scaled_standardized", "spectral"),
+    "weights": ("raw", "standardized", "scaled_standardized", "spectral"),
     "stochastic_depth": (0.0, 0.5),
     "zero_init": (False, True),
 }
@@ -353,7 +363,7 @@ def test_activation_with_parameters_is_made_anew_at_each_place(x):
         ({"skip": "sum"}, ValueError, "skip must be one of"),
         ({"skip": None}, TypeError, "skip"),
         ({"shortcut": "D"}, ValueError, "shortcut must be one of A, B, C; got 'D'"),
-        ({"weights": "orthogonal"}, ValueError, "weights must be one of plain, standardized"),
+        ({"weights": "orthogonal"}, ValueError, "weights must be one of raw, standardized"),
         ({"stochastic_depth": 1.0}, ValueError, "stochastic_depth must be from 0 to below 1"),
         ({"stochastic_depth_schedule": "cosine"}, ValueError, "must be one of linear, uniform"),
     ],

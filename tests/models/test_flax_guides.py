@@ -396,7 +396,7 @@ def test_without_classes_a_call_gives_the_features(name, images):
     np.testing.assert_allclose(network.head.linear(features), logits, rtol=1e-4, atol=1e-5)
     maps = nnx.clone(network).forward_features(images)
     np.testing.assert_allclose(network.head.pooled(maps), features, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="num_classes must be at least 0; got -1"):
+    with pytest.raises(ValueError, match="num_classes must be an integer of at least 0; got -1"):
         make(num_classes=-1)
 
 

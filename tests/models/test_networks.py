@@ -1,5 +1,7 @@
 """Networks against plain loops in NumPy, the wiring's published equations, and lax."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -170,9 +172,16 @@ class TestRefusals:
                 {"norm_placement": "norm_free", "norm": "layer"},
                 "norm='layer' and norm_placement='norm_free'",
             ),
-            ({"depth": 0}, "depth must be at least 1; got 0"),
-            ({"width": -1}, "width must be at least 1; got -1"),
+            ({"depth": 0}, "depth must be an integer of at least 1; got 0"),
+            ({"width": -1}, "width must be an integer of at least 1; got -1"),
             ({"activation": "rleu"}, "rleu"),
+            ({"depth": True}, "depth must be an integer of at least 1; got True"),
+            ({"skip": math.nan}, "skip must be finite or one of identity, .*; got nan"),
+            ({"gain": 0.0}, "gain must be a positive finite number; got 0.0"),
+            ({"gain": jnp.inf}, "gain must be a positive finite number; got inf"),
+            ({"layer_scale": math.nan}, "layer_scale must be a finite number; got nan"),
+            ({"dtype": "floaty"}, "dtype must be a floating dtype; got 'floaty'"),
+            ({"param_dtype": jnp.int32}, "param_dtype must be a floating dtype"),
         ],
     )
     def test_bad_choices(self, options, message):

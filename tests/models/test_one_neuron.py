@@ -94,5 +94,5 @@ def test_a_block_is_its_equation():
 
 
 def test_bad_sizes():
-    with pytest.raises(ValueError, match="depth must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="depth must be an integer of at least 1; got 0"):
         models.OneNeuronResNet(3, 2, depth=0, rngs=nnx.Rngs(1))

@@ -195,7 +195,10 @@ def test_published_parameter_counts(options, count):
     ("options", "message"),
     [
         ({"depths": (2, 2)}, "one entry for each stage"),
-        ({"widths": (4, 0)}, "widths must be at least 1; got 0"),
+        ({"expansion": 0}, "expansion must be an integer of at least 1; got 0"),
+        ({"stem_width": -3}, "stem_width must be an integer of at least 1; got -3"),
+        ({"squeeze_excitation": 0}, "squeeze_excitation must be an integer of at least 1; got 0"),
+        ({"widths": (4, 0)}, r"widths\[1\] must be an integer of at least 1; got 0"),
         ({"stem": "patch"}, "stem must be one of cifar, imagenet, deep; got 'patch'"),
         ({"block": "wide"}, "block must be one of basic, bottleneck; got 'wide'"),
         ({"remat": "some"}, "remat must be one of full, conv; got 'some'"),

@@ -158,7 +158,7 @@ def test_bad_values():
         theory.marchenko_pastur_ranks(2.0)
     with pytest.raises(ValueError, match="ratio must be positive"):
         theory.marchenko_pastur_edges(0.0)
-    with pytest.raises(ValueError, match="depth must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="depth must be an integer of at least 1; got 0"):
         theory.fuss_catalan_density(1.0, 0)
     with pytest.raises(ValueError, match="count must be"):
         theory.fuss_catalan_moments(1, 0)

@@ -34,7 +34,7 @@ def test_newman_exponents_are_the_means_of_qr_diagonals(x64):
 
 
 def test_bad_values():
-    with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1; got 0"):
         theory.newman_exponents(0)
     with pytest.raises(ValueError, match="variance must be positive"):
         theory.newman_exponents(4, variance=jnp.asarray(-1.0))

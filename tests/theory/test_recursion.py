@@ -189,13 +189,15 @@ def test_float32(functions):
 @pytest.mark.parametrize(
     ("layer", "depth", "kwargs", "match"),
     [
-        ({}, 0, {}, "depth must be an integer of at least 1, got 0"),
+        ({}, 0, {}, "depth must be an integer of at least 1; got 0"),
         ({}, 2, dict(wiring="batch"), "wiring must be one of pre, post,"),
         ({}, 2, dict(wiring="original"), "wiring must be one with a theory, such as pre, post, .*"),
         ({}, 2, dict(wiring="pre+layerscale"), "with a theory, .*; got 'pre\\+layerscale'"),
         ({}, 2, dict(branch_scale=-1.0), "branch_scale must be positive"),
         (dict(weights="uniform"), 2, {}, "weights must be one of gaussian, orthogonal"),
-        (dict(nodes=1), 2, {}, "nodes must be an integer of at least 2, got 1"),
+        ({}, 2, dict(variance=math.inf), "variance must be positive and finite, got inf"),
+        (dict(breakpoints=(math.nan,)), 2, {}, "breakpoints must be numbers"),
+        (dict(nodes=1), 2, {}, "nodes must be an integer of at least 2; got 1"),
         (dict(weight_variance=0.0), 2, {}, "weight_variance must be positive"),
         (dict(bias_variance=-1.0), 2, {}, "bias_variance must be non-negative"),
     ],

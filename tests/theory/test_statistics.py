@@ -75,7 +75,7 @@ def test_gradient_with_respect_to_a_breakpoint(x64, close):
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        (dict(variance=-1.0), "variance must be positive, got -1.0"),
+        (dict(variance=-1.0), "variance must be positive and finite, got -1.0"),
         (dict(variance=jnp.array([1.0, 0.0])), "variance must be positive"),
     ],
 )

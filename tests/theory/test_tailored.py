@@ -133,7 +133,7 @@ def test_leaky_relu_against_dks(x64, close, dks):
     ("call", "match"),
     [
         (lambda: theory.tailor_dks(jnp.tanh, 10, slope=1.0), "slope - 1 must be positive"),
-        (lambda: theory.tailor_dks(jnp.tanh, 0), "depth must be an integer of at least 1, got 0"),
+        (lambda: theory.tailor_dks(jnp.tanh, 0), "depth must be an integer of at least 1; got 0"),
         (lambda: theory.tailor_tat(jnp.tanh, 10, curvature=-1.0), "curvature must be positive"),
         (
             lambda: theory.tailor_leaky_relu(10, correlation=1.5),

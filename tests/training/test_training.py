@@ -160,3 +160,4 @@ def test_loss_and_accuracy():
         training.cross_entropy(logits, labels), -(np.log(0.5) + np.log(0.1)) / 2, rtol=1e-6
     )
     assert training.accuracy(logits, labels) == 0.5
+    assert training.accuracy(logits.at[0, 0].set(jnp.nan), labels) == 0

@@ -14,6 +14,7 @@ from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._networks import Spec, Trial, Trials, load_arrays
 from jaxact.experiments._plots import (
     COLUMN_WIDTH,
+    FIRST,
     FLOOR,
     SERIES,
     Drawing,
@@ -28,7 +29,6 @@ from jaxact.experiments._plots import (
 )
 from jaxact.experiments.figures._sizes import Sizes
 
-WIRINGS = ("plain", "original", "post", "pre", "scaled", "norm_free")
 ACTIVATIONS = ("relu", "tanh", "gelu")
 
 
@@ -70,7 +70,7 @@ def measure_rank_by_depth(sizes: Sizes) -> pd.DataFrame:
     data = load_arrays(sizes.dataset)
     depths = depth_grid(sizes.depth)
     frames = []
-    for word in WIRINGS:
+    for word in FIRST:
         spec = Spec(word, sizes.depth, sizes.width, ACTIVATIONS, examples=sizes.examples)
         trials = Trials(spec, data, lambda view: {"s": _features(view, depths)})
         for name in ACTIVATIONS:

@@ -1,5 +1,7 @@
 """What the study found, in sentences computed from its table."""
 
+from typing import Any
+
 import pandas as pd
 
 from jaxact.experiments._plots import values_of, where
@@ -68,12 +70,12 @@ def _apart(rows: pd.DataFrame) -> str:
     features, jacobian = _ranks(rows, "features"), _ranks(rows, "jacobian")
     if features.empty or jacobian.empty:
         return ""
-    ratio = (features["median"] / jacobian["median"]).sort_values()
-    word, activation = ratio.index.to_list()[-1]
-    if ratio.iloc[-1] < 2:
+    ratios: dict[Any, float] = (features["median"] / jacobian["median"]).to_dict()
+    (word, activation), ratio = max(ratios.items(), key=lambda item: item[1])
+    if ratio < 2:
         return ""
     return (
-        f" With {word}, {activation} it is {ratio.iloc[-1]:.1f} times that of the Jacobian: the "
+        f" With {word}, {activation} it is {ratio:.1f} times that of the Jacobian: the "
         "examples still differ in many directions, of which a small change of one example reaches "
         "few."
     )

@@ -21,9 +21,9 @@ from jaxact.experiments._cli import POSITIVE, Must, Words, among, at_least, know
 from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._grid import Cell, Grid
 from jaxact.experiments._networks import NETWORKS, Arm, DataSet, Spec, Trial, Trials, load_arrays
-from jaxact.experiments._plots import values_of, where
+from jaxact.experiments._plots import FIRST, values_of, where
 from jaxact.experiments._report import study_report, write_report
-from jaxact.experiments._store import StudyError, write_json, write_table
+from jaxact.experiments._store import write_json, write_table
 from jaxact.experiments.rank_collapse import _figures
 from jaxact.experiments.rank_collapse._findings import findings
 
@@ -54,12 +54,20 @@ WIDTH = 100
 """Of a line on the terminal."""
 
 
+def _of_one_stream(word: str) -> bool:
+    return not wiring.get(word).placement.dual
+
+
 def _measurable() -> list[str]:
     return [m.name for m in analysis.MEASURES.values() if m.function is not None or m.name == LOGS]
 
 
 Count = Annotated[int, at_least(1)]
-Wirings = Annotated[tuple[str, ...], known(wiring.get, Words(wiring.names))]
+Wirings = Annotated[
+    tuple[str, ...],
+    known(wiring.get, Words(lambda: filter(_of_one_stream, wiring.names()))),
+    Must("pass one array from block to block", _of_one_stream),
+]
 Activations = Annotated[tuple[str, ...], known(activations.get, Words(activations.names))]
 
 
@@ -72,7 +80,7 @@ class RankCollapse:
     (about a minute), paper (an accelerator)."""
     networks: Annotated[tuple[str, ...], among(NETWORKS)] = tuple(NETWORKS)
     """Kinds of network: mlp (one square weight a block), conv (two 3 x 3 convolutions a block)."""
-    wirings: Wirings = (*("plain", "original", "post", "pre", "scaled", "norm_free"),)
+    wirings: Wirings = FIRST
     """Words of jaxact.wiring: a placement of the norm, a skip of a network without norm, or both as
     in pre+layerscale."""
     activations: Activations = ("relu", "tanh", "gelu")
@@ -362,8 +370,7 @@ def run(config: RankCollapse) -> pathlib.Path:
       StudyError: if the config or the folder does not serve, before anything is compiled.
     """
     _cli.validate(config)
-    if config.share is not None and not 0 <= config.share[0] < config.share[1]:
-        raise StudyError(f"share: must be I N with 0 <= I < N; got {config.share}")
+    _grid.shares(config.share)
     data = load_arrays(config.dataset)
     for name in ("examples", "batch_size", "jacobian_examples"):
         most = Must(

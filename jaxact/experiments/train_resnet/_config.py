@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import jax
 import optax
 
-from jaxact import activations, analysis, training
+from jaxact import activations, analysis, training, wiring
 from jaxact.experiments import _cli
 from jaxact.experiments._cli import BELOW_ONE, INSIDE, POSITIVE, Must, Words, among, at_least, known
 from jaxact.experiments._networks import DataSet
@@ -16,6 +16,7 @@ from jaxact.experiments._store import StudyError
 Count = Annotated[int, at_least(1)]
 Some = Annotated[int | None, at_least(1)]
 Size = Annotated[int, at_least(0)]
+
 Activation = Annotated[str | None, known(activations.get, Words(activations.names))]
 SPECTRA = Words(lambda: [measure.name for measure in analysis.taking("spectrum")])
 
@@ -93,16 +94,15 @@ class TrainResNet:
     """Blocks of mlp and conv (200)."""
     block_layers: Some = None
     """Weight layers in a block of mlp and conv (1)."""
-    norm_placement: str | None = None
-    """Where the norm stands in a block: a norm_placement of jaxact.models, such as post, pre,
-    original, sandwich, deepnorm or norm_free (pre; a named network has its own)."""
+    norm_placement: Annotated[str | None, among(wiring.PLACEMENTS)] = None
+    """Where the norm stands in a block (pre; a named network has its own)."""
     norm: str | None = None
     """A norm of jaxact.models, such as batch, group, layer, rms, or none with norm_placement
-    norm_free
-    (layer; a named network has its own)."""
-    skip: str | None = None
-    """A skip of jaxact.models, such as identity, scaled (branch over sqrt of the depth), rezero,
-    layerscale, or plain (scaled; a named network has its own)."""
+    norm_free (layer; a named network has its own)."""
+    skip: Annotated[str | None, known(lambda word: wiring.of("norm_free", word), wiring.SKIPS)] = (
+        None
+    )
+    """How the branch is added, or a number s for x + s F (scaled; a named network has its own)."""
     activation: Activation = None
     """Name of an activation function in jaxact.activations (relu)."""
     stochastic_depth: float | None = None

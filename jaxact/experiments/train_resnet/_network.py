@@ -78,7 +78,8 @@ def measurement(
 
     Returns:
       A function from a state to lists, one entry for each layer, named
-      ``OBJECT/SEGMENT/QUANTITY``, with the object ``features`` or ``weight``. It compiles once.
+      ``OBJECT/SEGMENT/QUANTITY``, with the object ``features`` or ``weight``; of two streams each
+      has its own, ``SEGMENT.1`` and ``SEGMENT.2``. It compiles once.
     """
 
     @jax.jit
@@ -88,8 +89,11 @@ def measurement(
         chain = analysis.as_chain(module)
         found: dict[str, dict[str, Array]] = {}
         for segment, h in analysis.features(chain, x).items():
-            matrices = analysis.feature_matrix(h.astype(jnp.float32))
-            found[f"features/{segment}"] = analysis.matrix_measures(matrices, names)
+            streams = jax.tree.leaves(h)  # two where blocks carry a pair
+            for number, stream in enumerate(streams, 1):
+                name = segment if len(streams) == 1 else f"{segment}.{number}"
+                matrices = analysis.feature_matrix(stream.astype(jnp.float32))
+                found[f"features/{name}"] = analysis.matrix_measures(matrices, names)
         for segment, stacks in analysis.weight_matrices(chain).items():
             for path, stack in stacks.items():
                 found[f"weight/{segment}.{path}"] = analysis.matrix_measures(stack, names)

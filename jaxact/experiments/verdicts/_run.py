@@ -109,12 +109,17 @@ def run(config: Verdicts, /, *, extra: Sequence[Study] = ()) -> list[Result]:
     }
     folder = _grid.open_run(config.out, protocol, resume=config.resume, share=config.share)
     grids = {study.name: study.grid(config.preset, data, config.measures) for study in needed}
-    whole = True
+    whole, failed = True, None
     with _cli.Progress(sum(len(grid.cells) for grid in grids.values())) as bar:
         for grid in grids.values():
-            whole &= _grid.run_grid(grid, folder, bar, share=config.share)
+            try:
+                whole &= _grid.run_grid(grid, folder, bar, share=config.share)
+            except _grid.FailedCellsError as error:
+                failed = failed or error
             # Compiled programs are not used again, and a long run holds many.
             jax.clear_caches()
+    if failed is not None:
+        raise failed
     if not whole or (config.share is None and jax.process_index() > 0):
         return []
     tables: dict[str, pd.DataFrame] = {}
