@@ -229,7 +229,7 @@ def _absorb(
     order = jnp.argsort(-(level.astype(size.dtype) + scaled(size, -step)))
     level, u = level[order], _take(product.u, order)
     # Rows of zeros last keep exact zeros apart from rounding, and small rows their digits.
-    extent = jnp.max(jnp.abs(lax.stop_gradient(columns)), axis=1)
+    extent = jnp.max(jnp.where(alive, jnp.abs(lax.stop_gradient(columns)), 0), axis=1)
     rows = jnp.argsort(-extent)
     back = jnp.argsort(rows)
     x = None

@@ -22,9 +22,7 @@ _SCALES = (1.0, 0.3, 0.1)
 _SHIFTS = (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)
 _STEPS = 60
 _BISECTIONS = 60
-_SOLVED = (
-    1e-2  # conditions met as well as float32 can; those that nothing meets are 0.5 off or more
-)
+_SOLVED = 1e-2  # as well as float32 can; where no solution is, 0.5 or more is left
 
 
 class Tailored(NamedTuple):
@@ -279,17 +277,17 @@ def tailor_dks(
             local = m.slope / m.variance - 1
             return jnp.stack([local / rise - 1, (m.radial / m.variance - 1) / rise])
 
-        return _solve(conditions, parameters, (1.0,), dtype)
+        found = _solve(conditions, parameters, (1.0,), dtype)
+        if not isinstance(found.residual, Tracer) and not found.residual < _SOLVED:
+            raise ValueError(
+                f"activation {activation!r} has no scales and shifts that meet the conditions of "
+                f"deep kernel shaping (off by {float(found.residual):.2g} of C'(1) - 1): use "
+                "tailor_leaky_relu for the rectifier and what is piecewise linear, or an "
+                "activation that is smooth, such as tanh, softplus, gelu or silu"
+            )
+        return found
 
-    found = quad.in_float64_if_static(solve, activation, slope, callable(network))
-    if not isinstance(found.residual, Tracer) and not found.residual < _SOLVED:
-        raise ValueError(
-            f"activation {activation!r} has no scales and shifts that meet the conditions of deep "
-            f"kernel shaping (largest error {float(found.residual):.2g} of C'(1) - 1): use "
-            "tailor_leaky_relu for the rectifier and what is piecewise linear, or an activation "
-            "that is smooth, such as tanh, softplus, gelu or silu"
-        )
-    return found
+    return quad.in_float64_if_static(solve, activation, slope, callable(network))
 
 
 def tailor_tat(
