@@ -19,15 +19,18 @@ def compiled():
     return jax.jit(jax.vmap(spectral.product_spectrum))
 
 
+def chains():
+    return {kind: zoo.draw(KINDS, kind, LAYERS, N, 100) for kind in KINDS} | special()
+
+
 @functools.cache
 def measured():
     """By name: the truth, the values and their errors."""
-    chains = {kind: zoo.draw(KINDS, kind, LAYERS, N, 100) for kind in KINDS} | special()
-    found = compiled()(jnp.asarray(np.stack([*chains.values()])))
+    found = compiled()(jnp.asarray(np.stack([*chains().values()])))
     logs, error = (np.asarray(a, np.float64) for a in (found.log_singular_values, found.error))
     return {
         name: (zoo.truth(list(w)), *r)
-        for (name, w), *r in zip(chains.items(), logs, error, strict=True)
+        for (name, w), *r in zip(chains().items(), logs, error, strict=True)
     }
 
 
@@ -46,7 +49,11 @@ def beside_ones(*layers):
 def special():
     """Chains that tell what the kinds above do not."""
     tiny = [[1, 0], [1e-20, 0]]
+    v = np.linalg.qr(gaussian())[0][0]
+    grow = v @ np.diag(np.float32([1, 4, 16, 64])) @ v.T
+    back = v @ np.diag(1 / np.float32([1, 4, 16, 64])) @ v.T
     return {
+        "growing and back": np.stack([grow] * 2 + [back] * 2 + [np.eye(N, dtype=np.float32)] * 2),
         "ascending and triangular": np.triu(gaussian())
         * np.float32(10) ** np.float32(9 * np.arange(N)),
         "near the largest number": gaussian() * np.float32(1e38),
@@ -85,11 +92,11 @@ def test_a_lost_direction_does_not_order_the_rows():
     np.testing.assert_array_equal(error[2:], 0)
 
 
-@pytest.mark.parametrize("name", ["Gaussian", "upper", "turning, in general position", "companion"])
+@pytest.mark.parametrize("name", ["Gaussian", "upper", "companion", "nearly singular"])
 def test_bars_are_of_the_size_of_rounding(name):
     """Six times what entries that are off by an epsilon each, independently, move the values by."""
     eps, rng = float(np.finfo(np.float32).eps), np.random.default_rng(0)
-    chain = np.asarray(zoo.draw(KINDS, name, LAYERS, N, 100), np.float64)
+    chain = np.asarray(chains()[name], np.float64)
     moved = chain * (1 + eps * rng.standard_normal((400, *chain.shape)))
     product = functools.reduce(lambda p, k: moved[:, k] @ p, range(LAYERS), np.eye(N))
     deviation = np.std(np.log(np.linalg.svd(product, compute_uv=False)), axis=0)
