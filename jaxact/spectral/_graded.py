@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from jaxact.spectral._errors import LOST, OF_QR, bars, births, largest, propagated, vanished
 from jaxact.spectral._jacobi import log_row_jacobi
 from jaxact.spectral._qr import qr, refined_qr
-from jaxact.spectral._spectrum import exponents, powers_of_two, scaled, widen
+from jaxact.spectral._spectrum import alike, exponents, powers_of_two, scaled, widen
 
 
 class GradedProduct(NamedTuple):
@@ -219,6 +219,7 @@ def _absorb(
     product, aq, tolerance, shift, fresh, hidden, refine
 ) -> tuple[GradedProduct, Array | None]:
     kept = min(aq.shape)
+    product = alike(product, aq)
     size = lax.stop_gradient(jnp.max(jnp.abs(aq), axis=0))
     step = exponents(size)
     columns = scaled(aq, -step[None])
@@ -228,9 +229,9 @@ def _absorb(
     order = jnp.argsort(-(level.astype(size.dtype) + scaled(size, -step)))
     level, u = level[order], _take(product.u, order)
     # Rows of zeros last keep exact zeros apart from rounding, and small rows their digits.
-    extent = jnp.max(jnp.abs(lax.stop_gradient(columns)), axis=1)
+    extent = jnp.max(jnp.where(alive, jnp.abs(lax.stop_gradient(columns)), 0), axis=1)
     rows = jnp.argsort(-extent)
-    back = jnp.zeros_like(rows).at[rows].set(jnp.arange(len(rows)), unique_indices=True)
+    back = jnp.argsort(rows)
     x = None
     if refine is None:
         index = rows[:, None] * aq.shape[1] + order[None]
@@ -266,7 +267,8 @@ def _absorb(
         factors = q, r, t, level[:kept] + diagonal
         errors = fresh[rows][:, order], tilt[order][:, order], product.noise[order]
         rise = powers_of_two(-rise, size.dtype)
-        tilt, noise = propagated(*factors, *errors, rise, lost, hidden)
+        known = lax.stop_gradient((*factors, *errors, rise))
+        tilt, noise = propagated(*known, lost, hidden)
     return GradedProduct(_take(q, back), exponent, new, tilt, noise), x
 
 

@@ -8,13 +8,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from jaxact.spectral._qr import tall_qr
+from jaxact.spectral._spectrum import alike
+
 MOST_SWEEPS = 30
 """Three or four do."""
 
 
 def positive_qr(a: Array) -> tuple[Array, Array]:
     """QR with a diagonal of R that is not negative."""
-    q, r = jnp.linalg.qr(a)
+    q, r = tall_qr(a)
     phase = phases(jnp.diagonal(r))
     return q * phase[None], r * phase.conj()[:, None]
 
@@ -75,13 +78,13 @@ def dual(u: Array, v: Array, log_scale: Array, logs: Array) -> Array:
     # U's rows may differ much in length, which a triangular solve does not see.
     size = jnp.where(alive, jnp.linalg.norm(jnp.where(alive[:, None], u, 1), axis=1), 1)
     size = size.astype(u.dtype)[:, None]
-    q, r = jnp.linalg.qr((u / size)[order].T.conj())
+    q, r = tall_qr((u / size)[order].T.conj())
     w = jnp.where(alive[order][:, None], jnp.matmul(q.T.conj(), v, precision="highest"), 0)
     floor = float(jnp.finfo(logs.dtype).eps) ** 2
     usable = jnp.abs(jnp.diagonal(r)) > floor
     r = jnp.where(jnp.diag(~usable), floor, r)
     w = lax.linalg.triangular_solve(r, w, left_side=True, lower=False)
-    w = jnp.zeros_like(w).at[order].set(w) / size
+    w = w[jnp.argsort(order)] / size
     # D w = s x with |x| = 1 and s x = D U v: rounding knows no such bounds.
     gap = log_scale[:, None] - logs[None]
     ratio = jnp.exp(jnp.clip(jnp.where(jnp.isnan(gap), 80, gap), -80, 80))
@@ -111,11 +114,11 @@ def _rotations(log_scale: Array, compensation: Array, u: Array, vectors: bool) -
     rows, log_scale, compensation = _unit_rows(
         upper * ratios.astype(u.dtype), log_scale, compensation
     )
-    turns = jnp.eye(n, dtype=u.dtype)
+    turns = alike(jnp.eye(n, dtype=u.dtype), u)
     if n % 2:
         rows, turns = (jnp.pad(a, ((0, 1), (0, 0))) for a in (rows, turns))
-        log_scale = jnp.append(log_scale, -jnp.inf)
-        compensation = jnp.append(compensation, 0)
+        log_scale = jnp.pad(log_scale, (0, 1), constant_values=-jnp.inf)
+        compensation = jnp.pad(compensation, (0, 1))
     state = (rows, log_scale, compensation, turns if vectors else None)
     _, log_scale, compensation, turns = _orthogonal_rows(state)
     logs = log_scale - compensation
@@ -139,7 +142,8 @@ def _orthogonal_rows(state: tuple) -> tuple:
     def unfinished(carry):
         return (carry[0] < MOST_SWEEPS) & (carry[2] > small)
 
-    return lax.while_loop(unfinished, sweep, (0, state, jnp.ones((), state[1].dtype)))[1]
+    count, cosine = alike((jnp.zeros((), jnp.int32), jnp.ones((), state[1].dtype)), state[1])
+    return lax.while_loop(unfinished, sweep, (count, state, cosine))[1]
 
 
 def _rotate(state: tuple, pair: Array) -> tuple[tuple, Array]:

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxact.spectral._graded import graded_spectrum, graded_start, graded_step
 from jaxact.spectral._products import ProductSpectrum, basis, summary
+from jaxact.spectral._qr import qr
+from jaxact.spectral._spectrum import alike
 
 
 def layer_jacobian_spectra(
@@ -64,7 +66,8 @@ def layer_jacobian_spectra(
         raise ValueError(f"sweeps must be at least 1; got {sweeps}")
     share = 4 * n**0.5 * float(jnp.finfo(flat.dtype).eps) if tolerance is None else tolerance
     columns = n if top is None else min(2 * top + 8, n)
-    start = basis(n, 1.0, flat.dtype)[:, :columns]
+    flat = alike(flat, (flat, parameters))
+    start = alike(basis(n, 1.0, flat.dtype)[:, :columns], flat)
     if parameters is not None:
         if not callable(functions):
             raise ValueError("functions must be a single function where parameters are given")
@@ -91,7 +94,7 @@ def _backward(f: Callable, h: Array, q: Array) -> Array:
 
 
 def _orthonormal(a: Array) -> Array:
-    return jnp.linalg.qr(a)[0]
+    return qr(a)[0]
 
 
 def _stacked(f, parameters, flat, unravel, start, top, sweeps, share) -> Array:

@@ -83,6 +83,8 @@ def numerical_rank(
         tolerance = relative
         if tolerance is None or not 0 <= tolerance <= 1:
             raise ValueError(f"relative must be from 0 to 1; got {relative}")
+        if tolerance == 0:
+            return _count(s, -jnp.inf if log else 0)
     return jnp.where(sound(s), _count(_spectrum.relative(s, log), tolerance), -1)
 
 

@@ -17,7 +17,8 @@ from jaxact.spectral._graded import (
     spectrum_and_error,
     transposed,
 )
-from jaxact.spectral._spectrum import exponents, scaled, widen
+from jaxact.spectral._qr import qr
+from jaxact.spectral._spectrum import alike, exponents, scaled, widen
 
 LONGEST_PERIOD = 8
 """Shapes of layers that repeat after up to so many are scanned over."""
@@ -264,7 +265,7 @@ def _act(
             between.append(jax.tree.map(lambda leaf: leaf[None], kept))
             run = tuple(stack[1:] for stack in run)
         if len(run[0]):
-            carry, kept = lax.scan(step, carry, run)
+            carry, kept = lax.scan(step, alike(carry, run), run)
             between.append(kept)
     return carry[0], between
 
@@ -306,6 +307,7 @@ def _top(chain: _Chain, top: int, sweeps: int, act, errors: bool) -> Any:
     start = basis(chain.widths[0], 1.0, chain.dtype)[:, :columns]
     there = functools.partial(_orthonormal_pass, chain)
     back = functools.partial(_orthonormal_pass, chain.adjoint())
+    start = alike(start, chain.parts)
     q = lax.fori_loop(0, sweeps, lambda _, q: back(there(q)), start)
     product = act(graded_start(lax.stop_gradient(q), errors=errors), chain)[0]
     return jax.tree.map(lambda leaf: leaf[:top], spectrum_and_error(product))
@@ -315,7 +317,7 @@ def _orthonormal_pass(chain: _Chain, q: Array) -> Array:
     def step(q, ws):
         for w in ws:
             w = scaled(w, -exponents(jnp.max(jnp.abs(w))))
-            q = jnp.linalg.qr(jnp.matmul(w, q, precision="highest"))[0]
+            q = qr(jnp.matmul(w, q, precision="highest"))[0]
         return q, None
 
     for run in chain.runs():

@@ -11,25 +11,31 @@ SMALL = 2.0**-8
 """Diagonal entries of R below this share of their column's length take more digits to refine."""
 
 
+def householder_qr(a: Array) -> tuple[Array, Array]:
+    """Reduced QR as `jnp.linalg.qr`, which JAX 0.12 does not batch on a mesh of explicit axes."""
+    h, factors = jnp.linalg.qr(a, mode="raw")
+    h, kept = jnp.swapaxes(h, -1, -2), min(a.shape[-2:])
+    return lax.linalg.householder_product(h[..., :kept], factors), jnp.triu(h[..., :kept, :])
+
+
 def qr(a: Array) -> tuple[Array, Array]:
     """Reduced QR of any shape."""
     rows, columns = a.shape
     if rows >= columns:
-        return _qr(a)
-    q, r = _qr(a[:, :rows])
+        return tall_qr(a)
+    q, r = tall_qr(a[:, :rows])
     rest = jnp.matmul(q.T.conj(), a[:, rows:], precision="highest")
     return q, jnp.concatenate([r, rest], axis=1)
 
 
 @jax.custom_jvp
-def _qr(a: Array) -> tuple[Array, Array]:
-    q, r = jnp.linalg.qr(a)
-    return q, r
+def tall_qr(a: Array) -> tuple[Array, Array]:
+    return householder_qr(a)
 
 
-@_qr.defjvp
+@tall_qr.defjvp
 def _qr_jvp(primals, tangents):
-    q, r = _qr(*primals)
+    q, r = tall_qr(*primals)
     return (q, r), _turn(q, r, tangents[0], jnp.ones(len(r), bool))
 
 
@@ -64,7 +70,7 @@ def refined_qr(
 
         WQ (I + x) = Q0 (R0 + G),   X = stril(G (R0 + triu G)^-1),   R = R0 + triu(G - X R).
     """
-    q, r = _qr(jnp.matmul(w, before, precision="highest"))
+    q, r = tall_qr(jnp.matmul(w, before, precision="highest"))
     size, length = jnp.abs(jnp.diagonal(r)), jnp.linalg.norm(r, axis=0)
     all_digits = jnp.any(reached & (size > tolerance * length) & (size < SMALL * length))
     terms = jnp.concatenate([w, -q], axis=1), jnp.concatenate([before, r])

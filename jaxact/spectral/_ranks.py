@@ -89,8 +89,15 @@ def schatten_rank(
     Reference:
       Ipsen & Saibaba 2024, "Stable rank and intrinsic dimension of real and complex matrices".
     """
-    total = jnp.sum(_power(relative(s, log), _positive("p", p)), axis=-1)
-    return jnp.where(sound(s), total, jnp.nan)
+    if _positive("p", p) < 1:
+        # Of ratios below all numbers a small power is not.
+        logs = logarithms(s, log)
+        alive, largest = logs > -jnp.inf, jnp.max(logs, axis=-1, keepdims=True)
+        gap = jnp.where(alive, logs, 0) - jnp.where(jnp.isneginf(largest), 0, largest)
+        powers = jnp.where(alive, jnp.exp(p * jnp.where(alive, gap, 0)), 0)
+    else:
+        powers = _power(relative(s, log), p)
+    return jnp.where(sound(s), jnp.sum(powers, axis=-1), jnp.nan)
 
 
 def schatten_norm(
@@ -266,7 +273,8 @@ def _shares(
     normal = p > jnp.finfo(p.dtype).tiny * 4
     largest = lax.stop_gradient(jnp.max(jnp.where(alive, logs, -jnp.inf), axis=-1, keepdims=True))
     far = alive & ~normal
-    small = power * (jnp.where(far, logs, 0) - jnp.where(far, largest, 0))
+    small = jnp.where(far, logs, 0) - jnp.where(far, largest, 0)
+    small = power * jnp.maximum(small, -(float(jnp.finfo(p.dtype).max) ** 0.5))
     small = small - jnp.log(jnp.where(total > 0, total, 1))[..., None]
     log_p = jnp.log(jnp.where(normal, p, 1))
     return jnp.where(normal, p, 0), jnp.where(far, small, log_p)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from jaxact.spectral._qr import householder_qr
 from jaxact.spectral._spectrum import widen
 
 ASPECT = 1.5
@@ -41,7 +42,7 @@ def singular_values(a: Inexact[Array, "*batch m n"], /) -> Float[Array, "*batch 
 @jax.custom_jvp
 def _tall(a: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch n"]:
     if a.shape[-2] >= ASPECT * a.shape[-1]:
-        a = jnp.linalg.qr(a, mode="r")
+        a = householder_qr(a)[1]
     return jnp.linalg.svd(a, compute_uv=False)
 
 
@@ -50,7 +51,7 @@ def _tall_jvp(primals, tangents):
     # The factors are found in one piece: the derivative of QR itself divides by a singular R.
     (a,), (da,) = primals, tangents
     if a.shape[-2] >= ASPECT * a.shape[-1]:
-        q, r = jnp.linalg.qr(a)
+        q, r = householder_qr(a)
         u, s, vh = jnp.linalg.svd(r, full_matrices=False)
         u = jnp.matmul(q, u, precision="highest")
     else:

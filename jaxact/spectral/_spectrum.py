@@ -1,5 +1,9 @@
 """What every function of a spectrum shares: precision, scale and order."""
 
+import functools
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact, Int
@@ -32,6 +36,17 @@ def scaled(a: Inexact[Array, "*shape"], exponent: Int[Array, "..."]) -> Inexact[
     half = exponent // 2
     first, second = powers_of_two(half, real), powers_of_two(exponent - half, real)
     return a * first.astype(a.dtype) * second.astype(a.dtype)
+
+
+def alike(tree: Any, others: Any) -> Any:
+    """The same arrays, but batched, sharded and varying over devices as some others are.
+
+    A constant is none of that, and neither gathers on a mesh of explicit axes under `jax.vmap` nor
+    loops inside `jax.shard_map` take both kinds. The zero that is added is gone once compiled.
+    """
+    broken = [jnp.any(leaf != leaf) for leaf in jax.tree.leaves(others)]
+    zero = jnp.where(functools.reduce(jnp.logical_or, broken), 0, 0)
+    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), tree)
 
 
 def checked(s: Float[Array, "*batch k"], least: int = 1) -> Float[Array, "*batch k"]:

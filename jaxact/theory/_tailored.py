@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -21,6 +22,7 @@ _SCALES = (1.0, 0.3, 0.1)
 _SHIFTS = (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0)
 _STEPS = 60
 _BISECTIONS = 60
+_SOLVED = 1e-2  # as well as float32 can; where no solution is, 0.5 or more is left
 
 
 class Tailored(NamedTuple):
@@ -165,7 +167,7 @@ def _solve(
         return p, error, jnp.abs(p[1]) + jnp.where(p[1] < 0, 1e-4, 0) + steep
 
     found, error, cost = jax.vmap(one)(grid)
-    solved = error < (1e-9 if dtype == jnp.float64 else 1e-2)
+    solved = error < (1e-9 if dtype == jnp.float64 else _SOLVED)
     rank = jnp.where(solved, cost, jnp.inf)
     best = jnp.where(jnp.any(solved), jnp.argmin(rank), jnp.argmin(error))
     p, sign = lax.stop_gradient((found[best], grid[best, 2]))
@@ -240,12 +242,14 @@ def tailor_dks(
 
     Returns:
         ``Tailored``: ``activations.tailored`` applies it. ``residual`` is the largest error of the
-        slope conditions over psi - 1: far from 0 if no solution was found, as for the rectifier,
-        which lacks a degree of freedom (the ``dks`` package drops Q'(1) = 1 for it, and returns
-        other parameters). Differentiable once in ``slope`` and the network.
+        slope conditions over psi - 1; of a callable under `jax.jit`, where nothing can be raised,
+        look at it. Differentiable once in ``slope`` and the network.
 
     Raises:
-        ValueError: ``slope`` at most 1, or ``network`` below 1.
+        ValueError: ``slope`` at most 1, or ``network`` below 1; or nothing meets the conditions, as
+            for the rectifier and all that is positively homogeneous: scaling its input is scaling
+            its output, which leaves one shift for two conditions (the ``dks`` package drops
+            Q'(1) = 1 for it). Use ``tailor_leaky_relu``, or an activation that is smooth.
 
     Reference:
         Martens et al. 2021, "Rapid training of deep neural networks without skip connections or
@@ -273,7 +277,15 @@ def tailor_dks(
             local = m.slope / m.variance - 1
             return jnp.stack([local / rise - 1, (m.radial / m.variance - 1) / rise])
 
-        return _solve(conditions, parameters, (1.0,), dtype)
+        found = _solve(conditions, parameters, (1.0,), dtype)
+        if not isinstance(found.residual, Tracer) and not found.residual < _SOLVED:
+            raise ValueError(
+                f"activation {activation!r} has no scales and shifts that meet the conditions of "
+                f"deep kernel shaping (off by {float(found.residual):.2g} of C'(1) - 1): use "
+                "tailor_leaky_relu for the rectifier and what is piecewise linear, or an "
+                "activation that is smooth, such as tanh, softplus, gelu or silu"
+            )
+        return found
 
     return quad.in_float64_if_static(solve, activation, slope, callable(network))
 

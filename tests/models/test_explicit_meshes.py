@@ -10,7 +10,7 @@ HEAD = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jaxact import activations, models, training
+from jaxact import activations, models, spectral, training
 assert len(jax.devices()) == 8
 explicit = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
 auto = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -131,9 +131,44 @@ for shard in (False, True):
     assert jax.tree.leaves(again.params)[0] is jax.tree.leaves(found.params)[0]
 """
 
+SPECTRA = """
+def total(stack):
+    found = spectral.product_spectrum(stack)
+    return jnp.sum(found.log_singular_values) + jnp.sum(found.error)
+
+def by_hand(stack):
+    product = spectral.graded_start(jnp.eye(3), errors=True)
+    return spectral.graded_error(spectral.graded_step(product, stack[0]))
+
+def of_layers(stack, x):
+    return spectral.layer_jacobian_spectra(lambda w, h: jnp.tanh(w @ h), x, parameters=stack)
+
+# an odd width takes one more row into the rotations
+stacks = jax.random.normal(jax.random.key(0), (8, 3, 3, 3))
+narrow = [stacks[:, 0, :2], stacks[:, 1, :, :2], stacks[:, 2]]
+batches = [
+    (jax.grad(lambda w: jnp.sum(jax.vmap(total)(w))), stacks),
+    (jax.vmap(spectral.product_spectrum), narrow),
+    (jax.vmap(lambda w: spectral.product_spectrum(w, top=1, errors=False)), stacks),
+    (jax.vmap(lambda w: spectral.product_spectrum(w, refined=True, errors=False)), stacks),
+    (jax.vmap(by_hand), stacks),
+    (jax.vmap(lambda w: of_layers(w, jnp.ones(3))), stacks),
+    (spectral.singular_values, jnp.swapaxes(narrow[0], 1, 2)),
+]
+for batch, arguments in batches:
+    expected = jax.jit(batch)(arguments)
+    with jax.set_mesh(explicit):
+        there = jax.tree.map(lambda x: on(explicit, x, "data"), arguments)
+        found = jax.jit(batch)(there)
+        near(found, expected, 1e-4)
+        assert jax.tree.leaves(found)[0].sharding.spec[0] == "data"
+        manual = jax.shard_map(batch, in_specs=P("data"), out_specs=P("data"))
+        near(jax.jit(manual)(there), expected, 1e-4)
+"""
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["CONVOLUTION", "ACTIVATIONS", "NETWORKS", "TRAINING"])
+@pytest.mark.parametrize("what", ["CONVOLUTION", "ACTIVATIONS", "NETWORKS", "TRAINING", "SPECTRA"])
 def test_on_eight_devices(what):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

@@ -109,6 +109,26 @@ class TestRealRanks:
             RANKS[name](jnp.zeros((3, 0)))
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_ratios_below_all_numbers_count(log):
+    """A float32 ratio of 3e-76 is zero; its thousandth root is not, nor is the value itself."""
+    s = np.array([3e38, 1, 1e-37, 0], np.float32)
+    with np.errstate(divide="ignore"):
+        given = jnp.asarray(np.log(s) if log else s)
+    with mp.workdps(40):
+        exact = float(sum((mp.mpf(float(v)) / mp.mpf(float(s[0]))) ** mp.mpf("1e-3") for v in s))
+    np.testing.assert_allclose(spectral.schatten_rank(given, p=1e-3, log=log), exact, rtol=1e-5)
+    gradient = jax.grad(lambda s: spectral.schatten_rank(s, p=1e-3, log=log))(given)
+    assert np.all(np.isfinite(gradient))
+    assert spectral.numerical_rank(given, relative=0, log=log) == 3
+
+
+def test_logarithms_as_far_apart_as_numbers_go():
+    far = jnp.array([3e38, -3e38])
+    for order in (0.999, 1, 1.001, 3):
+        assert spectral.renyi_rank(far, order=order, log=True) == 1
+
+
 def test_bad_power():
     with pytest.raises(ValueError, match="power must be at least 1; got 0"):
         spectral.effective_rank(jnp.ones(3), power=0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxact import theory
+from jaxact import activations, theory
 
 DEPTH = 50
 
@@ -66,6 +66,35 @@ def test_too_shallow_for_the_correlation(x64):
 def test_a_kink_has_no_curvature(functions):
     relu = functions["relu"][0]
     assert np.isposinf(theory.tailor_tat(relu, DEPTH).residual)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "hard_tanh", "squared_relu"])
+def test_what_dks_cannot_shape(functions, name):
+    """Along C'(1) = psi the slope Q'(1) - 1 of each keeps one sign, wherever the shift is."""
+    message = f"activation '{name}' has no scales and shifts .* use tailor_leaky_relu"
+    with pytest.raises(ValueError, match=message):
+        theory.tailor_dks(name, DEPTH)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda: theory.tailor_dks(name, DEPTH))()
+
+
+REFUSED = [
+    *["abs", "cube", "exponential", "hard_shrink", "hard_sigmoid", "hard_tanh", "identity"],
+    *["leaky_relu", "log1mexp", "relu", "relu6", "rrelu", "shifted_relu", "sign"],
+    *["sparse_sigmoid", "squared_relu", "star_relu", "step", "threshold"],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.very_slow
+@pytest.mark.parametrize("name", activations.names())
+def test_every_name_is_shaped_or_refused(name):
+    if name in REFUSED:
+        with pytest.raises(ValueError, match="no scales and shifts"):
+            theory.tailor_dks(name, DEPTH)
+    else:
+        assert theory.tailor_dks(name, DEPTH).residual < 1e-9
 
 
 def test_residual_network(close):
