@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.ticker import NullLocator as NoTicks
@@ -82,11 +83,17 @@ def spread(rows: pd.DataFrame, x: str) -> pd.DataFrame:
 
 
 def look(word: str) -> dict[str, Any]:
-    """How a wiring is drawn, the same in every figure; beyond the colours marks are hollow."""
+    """How a wiring is drawn, the same in every figure; beyond the colours darker, marks hollow."""
     words = list(dict.fromkeys([*FIRST, *wiring.names(), word]))
     again, number = divmod(words.index(word), len(SERIES))
-    fill = ("full", "none", "left")[again % 3]
-    return {**SERIES[number], "fillstyle": fill, "label": wiring.get(word).label}
+    color = tuple(part * 0.55**again for part in to_rgb(SERIES[number]["color"]))
+    return {
+        "color": color,
+        "linestyle": DASHES[(number + 2 * again) % len(DASHES)],
+        "marker": (MARKERS, "<>phHd8v")[again % 2][number],
+        "fillstyle": ("full", "none", "left")[again % 3],
+        "label": wiring.get(word).label,
+    }
 
 
 def band(axes: Axes, x: str, rows: pd.DataFrame, series: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from jaxact.experiments._blocks import rms_norm, walk
 from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._plots import (
     COLUMN_WIDTH,
+    FIRST,
     FLOOR,
     SERIES,
     Drawing,
@@ -30,8 +31,9 @@ from jaxact.experiments._plots import (
 from jaxact.experiments.figures._sizes import Sizes
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "erf")
-WIRINGS = ("plain", "post", "pre", "norm_free")
-LAWS = (*WIRINGS, "scaled")
+WIRINGS = tuple(word for word in FIRST if theory.covered(word)) + tuple(
+    word for word in wiring.names() if theory.covered(word) and word not in FIRST
+)
 
 
 def _cosine(x: Array, y: Array) -> Array:
@@ -175,7 +177,8 @@ def draw_correlation(table: pd.DataFrame) -> Drawing:
         "by mean-field theory (lines). Left: after one layer, C(c). Right: one less the "
         "correlation by depth in rectified networks, from c = 0.2; every wiring answers inputs "
         "more and more alike, the plain network as 9 pi^2 / (2 l^2). Post-norm and no norm "
-        "coincide, since the rectifier commutes with the scale.",
+        "coincide, and so do pre-norm, sandwich and res-post-norm, since the rectifier commutes "
+        "with the scale.",
         table,
     )
 
@@ -206,7 +209,7 @@ def measure_jacobian_law(sizes: Sizes) -> pd.DataFrame:
     n, depths = sizes.wide // 2, depth_grid(sizes.depth)
     keys = jax.random.split(jax.random.key(0), sizes.seeds)
     frames = []
-    for word in LAWS:
+    for word in WIRINGS:
         logs = lax.map(lambda key, word=word: _log_singular_values(key, word, n, sizes.depth), keys)
         # A norm of the sum loses its own direction, whose logarithm is rounding.
         logs = logs[..., :-1] if wiring.get(word).placement.norm_after else logs
@@ -229,7 +232,7 @@ def draw_jacobian_law(table: pd.DataFrame) -> Drawing:
             (axes[0, 1], "std_log_singular_value", r"standard deviation of $\log s$"),
         ):
             rows = where(table, quantity=quantity)
-            _beside(ax, rows, "wiring", LAWS, {word: look(word) for word in LAWS})
+            _beside(ax, rows, "wiring", WIRINGS, {word: look(word) for word in WIRINGS})
             by_depth(ax)
             ax.set_xlabel("layer")
             ax.set_ylabel(label)
