@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxact import wiring
+from jaxact import theory, wiring
 from jaxact.experiments import StudyError, _plots, figures
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")  # optax's Adam
@@ -54,13 +54,17 @@ def test_rank_of_the_change_is_bounded_by_the_flips():
 
 @pytest.mark.slow
 def test_spread_of_the_jacobian_grows_as_its_law_says():
-    """At width 32: plain networks lose most, and a scaled branch least."""
+    """At width 32: plain networks lose most, and a small branch least."""
     table = drawn("jacobian_law").numbers
     spread = table[table.quantity == "std_log_singular_value"]
     wide = spread.pivot_table(index=["wiring", "x"], columns="source", values="value")
     np.testing.assert_allclose(wide.measured, wide.theory, rtol=0.25)
     last = wide.measured.xs(spread.x.max(), level="x")
-    assert list(last.sort_values().index) == ["scaled", "pre", "norm_free", "post", "plain"]
+    order = list(last.sort_values().index)
+    assert order[:2] == ["deepnorm", "scaled"]
+    assert set(order[2:4]) == {"pre", "sandwich"}  # one law
+    assert order[4:] == ["res_post", "norm_free", "post", "plain"]
+    assert set(order) == {word for word in wiring.names() if theory.covered(word)}
 
 
 @pytest.mark.slow
