@@ -67,14 +67,20 @@ def look_inside(network: Foreign, x: PyTree[Array], /) -> Inside:
     Returns:
       What is inside.
     """
-    marks, more = _marks(network, x, 0), _marks(network, x, 1)
+    marks = _marks(network, x, 0)
+    try:
+        more = _marks(network, x, 1)
+    except Exception:  # made for batches of one size: whatever the network raises then
+        more = None
     cuts = []
-    for mark, other in zip(marks, more, strict=True):
-        ndim = len(mark.loops)
-        # The axis that grows with the batch, wherever vmap or the network has put it.
-        pairs = zip(mark.value.shape[ndim:], other.value.shape[ndim:], strict=True)
-        axes = [axis for axis, (size, grown) in enumerate(pairs) if size != grown]
-        if len(axes) != 1 or mark.value.ndim - ndim < 2:
+    for i, mark in enumerate(marks):
+        shape = mark.value.shape[len(mark.loops) :]
+        if more is None:
+            axes = [0] if shape[:1] == jax.tree.leaves(x)[0].shape[:1] else []
+        else:  # the axis that grows with the batch, wherever the network has put it
+            grown = more[i].value.shape[len(mark.loops) :]
+            axes = [axis for axis in range(len(shape)) if shape[axis] != grown[axis]]
+        if len(axes) != 1 or len(shape) < 2:
             continue
         value = jax.eval_shape(
             lambda v, m=mark, axis=axes[0]: _arranged(network, m._replace(value=v), axis),

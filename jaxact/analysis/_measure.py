@@ -316,7 +316,7 @@ class _Probe:
             lacking = not (chosen.uses if of in ("weight", "gradient") else chosen.cuts)
             why = "no layer has one" if lacking else ""
             if of == "jacobian" and not floats:
-                why = "x holds integers, in which nothing has a derivative"
+                why = "x holds more than floats, which alone have a derivative"
             if why and self.measures is not None:
                 raise ValueError(f"measures must not hold {of} here: {why}")
             if why:

@@ -1,5 +1,6 @@
 """Values inside a function, such as a layer's units, marked where they arise; collected purely."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -37,12 +38,30 @@ def tag(h: Array, name: str, /) -> Array:
       >>> float(y), inner["hidden"].tolist()
       (6.0, [2.0, 2.0, 2.0])
     """
-    return checkpoint_name(h, MARK + name)
+    return _marking(MARK + name)(h)
 
 
 def mark_module(h: Array, path: str, /) -> Array:
     """What a module puts out, under its path, unless the value has a name already."""
-    return checkpoint_name(h, MODULE + path)
+    return _marking(MODULE + path)(h)
+
+
+@functools.cache
+def _marking(mark: str) -> Callable[[Array], Array]:
+    """Marks a value, whose axes that `jax.vmap` adds come first, so that its units stay last."""
+
+    @jax.custom_batching.custom_vmap
+    def marking(h: Array) -> Array:
+        return checkpoint_name(h, mark)
+
+    @marking.def_vmap
+    def _(axis_size: int, in_batched: list[bool], h: Array) -> tuple[Array, bool]:
+        return marking(h), in_batched[0]
+
+    # `jax.custom_batching` alone has no transpose.
+    outer = jax.custom_jvp(lambda h: marking(h))
+    outer.defjvp(lambda primals, tangents: (outer(*primals), tangents[0]))
+    return outer
 
 
 def tag_units(activation: Callable[[Any], Any], /) -> Callable[[Any], Any]:
@@ -257,6 +276,7 @@ INLINED = (
     "checkpoint",
     "custom_jvp_call",
     "custom_vjp_call",
+    "custom_vmap_call",
 )
 """Calls that are entered where they hold a mark; their derivative rules are not needed here."""
 

@@ -424,12 +424,41 @@ class TestData:
         h = np.tanh(np.asarray(x, np.float64))
         assert found[0].value[0] == pytest.approx(cosine(h.reshape(6, -1)), abs=1e-5)
 
+    def test_units_stay_last_under_vmap(self):
+        """As Equinox's transformers are written: a layer mapped over positions, then examples."""
+        w = jax.random.normal(jax.random.key(0), (6, 4))
+
+        def of_position(w, h):
+            return analysis.tag(w @ h, "h")
+
+        def network(w, x):
+            return jax.vmap(lambda x: jax.vmap(lambda h: of_position(w, h), out_axes=1)(x))(x)
+
+        x = jax.random.normal(jax.random.key(1), (5, 7, 4))
+        found = analysis.measure((network, w), x, measures=["features", "output_jacobian"])
+        ranks = {m.object: m for m in found if m.quantity == "spectral_norm"}
+        assert ranks["features"].layers[0] == "h"
+        assert ranks["features"].shapes[0] == (35, 6)
+        h = np.asarray(x, np.float64).reshape(35, 4) @ np.asarray(w, np.float64).T
+        norm = np.linalg.norm(h, 2)
+        assert ranks["features"].value[0] == pytest.approx(norm, rel=1e-5)
+        assert ranks["output_jacobian"].value[0] == pytest.approx(1, rel=1e-5)
+
+    def test_a_network_made_for_one_size_of_batch(self):
+        def network(w, x):
+            return analysis.tag(x.reshape(EXAMPLES, WIDTH) @ w, "h")
+
+        found = analysis.measure(
+            (network, jnp.eye(WIDTH)), INPUTS, measures=["features/stable_rank"]
+        )
+        assert (found[0].layers, found[0].shapes) == (("h",), ((EXAMPLES, WIDTH),))
+
     def test_integers_have_no_jacobian(self):
         network = nn.Embed(5, 4)
         pair = network, network.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
         ids = jnp.array([[0, 1], [2, 3]])
         assert {m.object for m in analysis.measure(pair, ids)} == {"weight", "features"}
-        with pytest.raises(ValueError, match="measures must not hold jacobian here: x holds integ"):
+        with pytest.raises(ValueError, match="measures must not hold jacobian here: x holds more"):
             analysis.measure(pair, ids, measures=["jacobian"])
 
     def test_directions_of_a_large_input(self):
