@@ -1,10 +1,11 @@
 """What to measure on a network, by depth.
 
-A network is read by `as_chain` as a chain of pure functions, whatever library it came from; the
-measurements take chains and arrays and give arrays with a layer axis. Every measure is defined
-once, in `MEASURES`; `measure` takes those of a network with data (`view`). `measure_matrices`,
-`measure_spectrum` and `measure_stream` give `Measurement` records, and `table` makes of any of
-them one tidy frame.
+`measure` takes a network of any library as it is, `summary` says what it found, `follow` does so in
+a training loop. The parts below it take a network that `as_chain` reads as a chain of pure
+functions, and give arrays with a layer axis. Every measure is defined once, in `MEASURES`;
+`measure_view` takes those of a network with data (`view`). `measure_matrices`, `measure_spectrum`
+and `measure_stream` give `Measurement` records, as `measure` does, and `table` makes of any of them
+one tidy frame.
 """
 
 from jaxact.analysis._alignment import batch_hsic as batch_hsic
