@@ -129,6 +129,7 @@ class TestOutcome:
         assert not summary.isna().any(axis=None)
 
 
+@pytest.mark.slow
 class TestFindings:
     @pytest.fixture
     def table(self, study):
