@@ -109,8 +109,9 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(training.ArrayFeed, "fetch", until)
-        with pytest.raises(ConnectionError):
+        with pytest.raises(StudyError, match="training first .ConnectionError") as caught:
             train_resnet.run(_with(tmp_path / "parts"))
+        assert isinstance(caught.value.__cause__, ConnectionError)
     with pytest.raises(StudyError, match=r"out: .* holds a study; pass --resume"):
         train_resnet.run(_with(tmp_path / "parts"))
     with pytest.raises(StudyError, match=r"learning_rate: .* 0.002 and cannot be resumed with 0.1"):
