@@ -109,7 +109,7 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(training.ArrayFeed, "fetch", until)
-        with pytest.raises(StudyError, match="training first .ConnectionError") as caught:
+        with pytest.raises(StudyError, match=r"training first \(ConnectionError") as caught:
             train_resnet.run(_with(tmp_path / "parts"))
         assert isinstance(caught.value.__cause__, ConnectionError)
     with pytest.raises(StudyError, match=r"out: .* holds a study; pass --resume"):
