@@ -281,10 +281,11 @@ class _Probe:
         if self.inside is None:
             self.inside = self.cut(look_inside(read, first[0]), first[0])
             self.compile(self.inside)
-        elif _shapes(read) != _shapes(self.inside.network):
+        elif (now := _shapes(read)) != (before := _shapes(self.inside.network)):
+            changed = [a for a, b in itertools.zip_longest(now, before) if a != b and a]
             raise ValueError(
-                "network must be as at first but for the values of its arrays; they were "
-                f"{_shapes(self.inside.network)} and are {_shapes(read)}"
+                f"network must be as at first but for the values of its {len(before)} arrays; now "
+                f"there are {len(now)}, and new or changed are {_listed(changed)}"
             )
         found = self.found(self.inside, read.arrays, first, batches)
         return [
@@ -517,9 +518,9 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])]) or "none"
 
 
-def _shapes(read: Foreign) -> str:
+def _shapes(read: Foreign) -> list[str]:
     arrays = zip(read.names, read.arrays, strict=True)
-    return _listed(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays)
+    return [f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays]
 
 
 def _is_stream(x: Any) -> bool:

@@ -647,6 +647,19 @@ class TestFollow:
         with pytest.raises(ValueError, match="network must be as at first"):
             watch(1, Unrolled())
 
+    def test_the_last_of_many_arrays_counts(self):
+        def network(params, x):
+            for w in params:
+                x = analysis.tag(x @ w, "h")
+            return x
+
+        square, narrow = jnp.eye(WIDTH), jnp.ones((WIDTH, 2))
+        watch = analysis.follow(INPUTS, every=1, measures=["weight/participation_ratio"])
+        watch(0, (network, [square] * 12))
+        message = r"its 12 arrays; now there are 12, and new or changed are 11 float32\[8, 2\]"
+        with pytest.raises(ValueError, match=message):
+            watch(1, (network, [square] * 11 + [narrow]))
+
     def test_an_iterator_is_refused(self):
         with pytest.raises(ValueError, match="x must be a batch or a list of batches"):
             analysis.follow(iter([INPUTS]), every=1)
