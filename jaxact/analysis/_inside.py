@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxact import spectral
 from jaxact._compat import gathered
 from jaxact.analysis._chain import ravel_example
 from jaxact.analysis._foreign import Foreign
 from jaxact.analysis._stream import LayerState, at_least_single, start_layers, update_layer
 from jaxact.analysis._tags import Mark, marked
 from jaxact.analysis._uses import Use, numbered, uses
+from jaxact.analysis._weights import observe
 
 
 class Cut(NamedTuple):
@@ -55,6 +55,16 @@ class Inside(NamedTuple):
     network: Foreign
     cuts: tuple[Cut, ...]
     uses: tuple[Use, ...]
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the cuts, in the order in which they act."""
+        return in_order([(cut.names, cut.loop) for cut in self.cuts])
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of the weight matrices, in the order in which they act."""
+        return in_order([(use.names, use.loop) for use in self.uses])
 
 
 def look_inside(network: Foreign, x: PyTree[Array], /) -> Inside:
@@ -235,17 +245,7 @@ def jacobians(
 def output_jacobians(
     inside: Inside, arrays: list[Array], x: PyTree[Array], basis: Float[Array, "r k"]
 ) -> dict[str, tuple[Float[Array, "step s"], Int[Array, " step"]]]:
-    """The derivatives of the output in the cuts at one example, along the rows of a basis.
-
-    Args:
-      inside: the network.
-      arrays: its arrays.
-      x: a batch of one.
-      basis: orthonormal, k counting the output's numbers.
-
-    Returns:
-      As `jacobians`.
-    """
+    """The derivatives of the output in the cuts, as `jacobians`; k counts the output's numbers."""
     _, marks = marked(lambda given: inside.network.apply(*given), (arrays, x))
     steps = {cut.name: cut.steps or 1 for cut in inside.cuts}
     zeros = {mark.name: jnp.zeros_like(mark.value) for mark in marks if mark.name in steps}
@@ -266,10 +266,8 @@ def _spectra(stacks: dict[str, Float[Array, "step m n"]]) -> dict[str, tuple[Arr
     found = {}
     for group in groups.values():
         wide = [stacks[name].astype(at_least_single(stacks[name].dtype)) for name in group]
-        whole = jnp.concatenate(wide)
-        missing = jnp.sum((~jnp.isfinite(whole)).astype(jnp.int32), axis=(1, 2))
-        clean = jnp.where(missing[:, None, None] == 0, whole, 0)
-        s = jnp.where(missing[:, None] == 0, spectral.singular_values(clean), jnp.nan)
+        s, missing, _ = observe(jnp.concatenate(wide))
+        s = jnp.where(missing[:, None] == 0, s, jnp.nan)
         last = 0
         for name in group:
             first, last = last, last + len(stacks[name])

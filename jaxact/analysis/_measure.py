@@ -21,7 +21,6 @@ from jaxact.analysis._inside import (
     Inside,
     gradient_stacks,
     groups,
-    in_order,
     jacobians,
     look_inside,
     output_jacobians,
@@ -29,12 +28,19 @@ from jaxact.analysis._inside import (
     update_features,
     weight_stacks,
 )
-from jaxact.analysis._measurement import Measurement, concatenate, measure_spectrum, select
+from jaxact.analysis._measurement import (
+    Measurement,
+    concatenate,
+    measure_spectrum,
+    select,
+    spectra_of_one_length,
+)
 from jaxact.analysis._measures import MEASURES, taking
 from jaxact.analysis._moments import covariance
 from jaxact.analysis._stream import LayerState, at_least_single, measure_layers
 from jaxact.analysis._table import table
-from jaxact.analysis._view import participation
+from jaxact.analysis._units import STATES
+from jaxact.analysis._view import participation_of_gram, smaller_gram
 from jaxact.analysis._weights import measure_matrices
 
 if TYPE_CHECKING:
@@ -242,16 +248,7 @@ def _quantities(of: str) -> list[str]:
 QUICK = {"participation_ratio"}
 """Quantities that need no decomposition; alone, they cost little."""
 
-STREAMED = [
-    "cosine_similarity",
-    "mean_shift",
-    "unit_diversity",
-    "dead",
-    "constant",
-    "always_on",
-    "saturated",
-    "switching",
-]
+STREAMED = ["cosine_similarity", "mean_shift", "unit_diversity", *STATES]
 """Of features, beside their spectra."""
 
 
@@ -365,7 +362,8 @@ class _Probe:
                 found[of] = self.of_jacobians(inside, of, arrays, first[0])
         quick = {of for of, quantities in self.wanted.items() if quantities == QUICK}
         form = "scatter" if "features" in quick else "root"
-        states, gradient, seen = start_features(inside, form), None, 0
+        states = start_features(inside, form) if "features" in self.wanted else []
+        gradient, seen = None, 0
         for x, y in itertools.chain([first], rest):
             if "features" in self.wanted:
                 states = self.features(arrays, states, x)
@@ -402,8 +400,7 @@ def _of_features(inside: Inside, states: list[LayerState], centred: bool) -> dic
         names = tuple(name for cut in group for name in cut.names)
         for quantity, m in measure_layers(state, names, centred, "features").items():
             parts.setdefault(quantity, []).append(m)
-    order = in_order([(cut.names, cut.loop) for cut in inside.cuts])
-    return {quantity: select(concatenate(ms), order) for quantity, ms in parts.items()}
+    return {q: select(concatenate(ms), inside.layers) for q, ms in parts.items()}
 
 
 def _of_matrices(inside: Inside, of: str, stacks: dict[str, Array]) -> dict[str, Measurement]:
@@ -412,8 +409,8 @@ def _of_matrices(inside: Inside, of: str, stacks: dict[str, Array]) -> dict[str,
         for use in inside.uses
         for name, matrix in zip(use.names, np.asarray(stacks[use.name]), strict=True)
     }
-    order = in_order([(use.names, use.loop) for use in inside.uses])
-    return measure_matrices({name: matrices[name] for name in order}, object=of, layout="oihw")
+    ordered = {name: matrices[name] for name in inside.weights}
+    return measure_matrices(ordered, object=of, layout="oihw")
 
 
 def _quick_features(
@@ -424,21 +421,27 @@ def _quick_features(
     shapes: list[tuple[int, int]] = []
     for state in states:
         second = jax.vmap(functools.partial(covariance, centred=centred))(state.moments)
-        values.append(_participation(second, squared=True))
+        values.append(_of_gram(second))
         rows = round(float(jnp.max(state.moments.count + state.moments.lost[0])))
         shapes += [(max(rows, 1), second.shape[-1])] * len(second)
     names = tuple(name for group in groups(inside) for cut in group for name in cut.names)
-    order = in_order([(cut.names, cut.loop) for cut in inside.cuts])
-    return _quick("features", jnp.concatenate(values), names, shapes, order, centred)
+    return _quick("features", jnp.concatenate(values), names, shapes, inside.layers, centred)
 
 
 def _quick_matrices(inside: Inside, of: str, stacks: dict[str, Array]) -> dict[str, Measurement]:
-    values = [_participation(stacks[use.name], squared=False) for use in inside.uses]
+    values = [_of_stack(stacks[use.name]) for use in inside.uses]
     names = tuple(name for use in inside.uses for name in use.names)
     sides = {name: (stack.shape[1], stack.shape[2]) for name, stack in stacks.items()}
     shapes = [sides[use.name] for use in inside.uses for _ in use.names]
-    order = in_order([(use.names, use.loop) for use in inside.uses])
-    return _quick(of, jnp.concatenate(values), names, shapes, order, False)
+    return _quick(of, jnp.concatenate(values), names, shapes, inside.weights, False)
+
+
+_of_gram = jax.jit(participation_of_gram)
+
+
+@jax.jit
+def _of_stack(stack: Float[Array, "layer m n"]) -> Float[Array, " layer"]:
+    return participation_of_gram(smaller_gram(stack.astype(at_least_single(stack.dtype))))
 
 
 def _quick(
@@ -465,40 +468,23 @@ def _quick(
     return {m.quantity: select(m, order)}
 
 
-@functools.partial(jax.jit, static_argnames="squared")
-def _participation(a: Float[Array, "layer m n"], *, squared: bool) -> Float[Array, " layer"]:
-    """(sum s^2)^2 / sum s^4 of matrices, or of those whose Gram matrices are given."""
-    a = a.astype(at_least_single(a.dtype))
-    if not squared:
-        return participation(a) * min(a.shape[1:])
-    trace = jnp.trace(a, axis1=1, axis2=2)
-    zero = trace == 0  # NaN is not, and stays
-    a = a / jnp.where(zero, 1, trace)[:, None, None]
-    square = jnp.sum(jnp.square(a), axis=(1, 2))
-    return jnp.where(zero, 0, 1 / jnp.where(zero, 1, square))
-
-
 def _of_spectra(
     inside: Inside, of: str, found: dict[str, tuple[Array, Array]], columns: int
 ) -> dict[str, Measurement]:
-    longest = max(s.shape[1] for s, _ in found.values())
-    s, missing = (
-        jnp.concatenate([_padded(found[cut.name][i], longest) for cut in inside.cuts])
-        for i in (0, 1)
-    )
+    spectra, missing = zip(*(found[cut.name] for cut in inside.cuts), strict=True)
     names = tuple(name for cut in inside.cuts for name in cut.names)
     shapes = [(math.prod(c.shape[1:]), columns) for c in inside.cuts for _ in c.names]
-    measured = measure_spectrum(s, shape=shapes, object=of, layers=names)
+    measured = measure_spectrum(
+        spectra_of_one_length(spectra), shape=shapes, object=of, layers=names
+    )
     like = measured["stable_rank"]
     measured["non_finite"] = dataclasses.replace(
-        like, value=missing, valid=jnp.ones(len(names), bool), quantity="non_finite"
+        like,
+        value=jnp.concatenate(missing),
+        valid=jnp.ones(len(names), bool),
+        quantity="non_finite",
     )
-    order = in_order([(cut.names, cut.loop) for cut in inside.cuts])
-    return {quantity: select(m, order) for quantity, m in measured.items()}
-
-
-def _padded(a: Array, length: int) -> Array:
-    return a if a.ndim == 1 else jnp.pad(a, ((0, 0), (0, length - a.shape[1])))
+    return {quantity: select(m, inside.layers) for quantity, m in measured.items()}
 
 
 def _directions(count: int, size: int, dtype: Any) -> Float[Array, "count size"]:

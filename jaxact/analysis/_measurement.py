@@ -121,6 +121,12 @@ def measure_spectrum(
     }
 
 
+def spectra_of_one_length(spectra: Sequence[Float[Array, "_ _"]], /) -> Float[Array, "layer k"]:
+    """Spectra of all layers, the shorter ones filled up with zeros."""
+    longest = max(s.shape[1] for s in spectra)
+    return jnp.concatenate([jnp.pad(s, ((0, 0), (0, longest - s.shape[1]))) for s in spectra])
+
+
 def _pairs(shape: Any, count: int) -> Sequence[tuple[int, int]]:
     return [shape] * count if isinstance(shape[0], int) else shape
 

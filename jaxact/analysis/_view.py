@@ -200,14 +200,23 @@ def participation(a: Float[Array, "layer m n"], /) -> Float[Array, " layer"]:
     Returns:
       From 1 over the smaller side to 1; 0 for a zero matrix, NaN for one that holds NaN.
     """
+    return participation_of_gram(smaller_gram(a)) / min(a.shape[-2:])
+
+
+def smaller_gram(a: Float[Array, "layer m n"], /) -> Float[Array, "layer k k"]:
+    """A^T A or A A^T, whichever is smaller."""
     a = a if a.shape[-2] >= a.shape[-1] else jnp.swapaxes(a, -1, -2)
-    gram = jnp.matmul(jnp.swapaxes(a, -1, -2), a, precision="highest")
+    return jnp.matmul(jnp.swapaxes(a, -1, -2), a, precision="highest")
+
+
+def participation_of_gram(gram: Float[Array, "layer k k"], /) -> Float[Array, " layer"]:
+    """Participation ratio, (sum s^2)^2 / sum s^4, of the matrices that have these Gram matrices."""
     trace = jnp.trace(gram, axis1=-2, axis2=-1)
     # Divided first: squares of large features would overflow.
     gram = gram / jnp.where(trace > 0, trace, 1)[:, None, None]
     square = jnp.sum(jnp.square(gram), axis=(-2, -1))
     zero = square == 0  # NaN is not, and stays
-    return jnp.where(zero, 0, 1 / jnp.where(zero, 1, square)) / gram.shape[-1]
+    return jnp.where(zero, 0, 1 / jnp.where(zero, 1, square))
 
 
 def participation_by_block(body: Segment, h: Float[Array, " w"], /) -> Float[Array, " block"]:

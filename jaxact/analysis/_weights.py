@@ -13,7 +13,12 @@ from jaxtyping import Array, Float
 from jaxact import io, spectral
 from jaxact.analysis._chain import Chain
 from jaxact.analysis._foreign import arrays_of, is_equinox, is_module
-from jaxact.analysis._measurement import Measurement, measure_spectrum, select
+from jaxact.analysis._measurement import (
+    Measurement,
+    measure_spectrum,
+    select,
+    spectra_of_one_length,
+)
 from jaxact.analysis._singularities import ELIMINATED, eliminated
 
 LAYOUTS = ("hwio", "oihw")
@@ -71,8 +76,7 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
         * a mapping from names to arrays, such as a checkpoint's (floats of two axes are matrices,
           of three to five axes convolution kernels, taken unfolded; all else is left out);
         * the path of a checkpoint, as `jaxact.io.read_arrays` reads it;
-        * a module of Flax NNX or Equinox: its arrays, as a
-          mapping's;
+        * a module of Flax NNX or Equinox: its arrays, as a mapping's;
         * a stack (layers, m, n);
         * a sequence of matrices, whose shapes may differ.
       layout: of convolution kernels in a mapping or file: ``"hwio"`` (Flax: space, inputs,
@@ -193,10 +197,9 @@ def measure_matrices(
         groups.setdefault(matrix.shape, []).append(name)
     seen = []
     for group in progress(list(groups.values())):
-        seen.append(_observe(jnp.stack([jnp.asarray(matrices[name], dtype) for name in group])))
+        seen.append(observe(jnp.stack([jnp.asarray(matrices[name], dtype) for name in group])))
     # Spectra of one length are measured by one compiled program.
-    longest = max(s.shape[1] for s, _, _ in seen)
-    s = jnp.concatenate([jnp.pad(s, ((0, 0), (0, longest - s.shape[1]))) for s, _, _ in seen])
+    s = spectra_of_one_length([found[0] for found in seen])
     missing, rows = (jnp.concatenate([found[i] for found in seen]) for i in (1, 2))
     names = [name for group in groups.values() for name in group]
     shapes = [matrices[name].shape for name in names]
@@ -225,7 +228,7 @@ def _with_counts(
 
 
 @jax.jit
-def _observe(stack: Float[Array, "layer m n"]) -> tuple[Array, Array, Array]:
+def observe(stack: Float[Array, "layer m n"]) -> tuple[Array, Array, Array]:
     """Singular values, entries that are not finite, and rows of no size."""
     missing = jnp.sum((~jnp.isfinite(stack)).astype(jnp.int32), axis=(1, 2))
     clean = jnp.where(missing[:, None, None] == 0, stack, 0)
