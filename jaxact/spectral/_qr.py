@@ -13,9 +13,20 @@ SMALL = 2.0**-8
 
 def householder_qr(a: Array) -> tuple[Array, Array]:
     """Reduced QR as `jnp.linalg.qr`, which JAX 0.12 does not batch on a mesh of explicit axes."""
-    h, factors = jnp.linalg.qr(a, mode="raw")
-    h, kept = jnp.swapaxes(h, -1, -2), min(a.shape[-2:])
+    h, factors = _reflectors(a)
+    kept = factors.shape[-1]
     return lax.linalg.householder_product(h[..., :kept], factors), jnp.triu(h[..., :kept, :])
+
+
+def householder_r(a: Array) -> Array:
+    """R of `householder_qr` alone."""
+    h, factors = _reflectors(a)
+    return jnp.triu(h[..., : factors.shape[-1], :])
+
+
+def _reflectors(a: Array) -> tuple[Array, Array]:
+    h, factors = jnp.linalg.qr(a, mode="raw")
+    return jnp.swapaxes(h, -1, -2), factors
 
 
 def qr(a: Array) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from jaxact.spectral._qr import householder_qr
+from jaxact.spectral._qr import householder_qr, householder_r
 from jaxact.spectral._spectrum import widen
 
 ASPECT = 1.5
@@ -42,7 +42,7 @@ def singular_values(a: Inexact[Array, "*batch m n"], /) -> Float[Array, "*batch 
 @jax.custom_jvp
 def _tall(a: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch n"]:
     if a.shape[-2] >= ASPECT * a.shape[-1]:
-        a = householder_qr(a)[1]
+        a = householder_r(a)
     return jnp.linalg.svd(a, compute_uv=False)
 
 
