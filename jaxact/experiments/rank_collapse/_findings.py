@@ -37,12 +37,16 @@ def findings(table: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def _ranks(rows: pd.DataFrame, of: str) -> pd.DataFrame:
-    """Effective ranks at the last block when last measured: median, min and max over seeds."""
-    rows = where(rows, rows.layer == rows.depth, object=of, quantity="effective_rank")
-    rows = where(rows, step=rows.step.max())
+def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Median, least and largest value of each wiring and activation, the greatest median first."""
     found = rows.groupby(["wiring", "activation"], observed=True, sort=False).value
     return found.agg(["median", "min", "max"]).sort_values("median", ascending=False)
+
+
+def _ranks(rows: pd.DataFrame, of: str) -> pd.DataFrame:
+    """Effective ranks at the last block when last measured."""
+    rows = where(rows, rows.layer == rows.depth, object=of, quantity="effective_rank")
+    return _over_seeds(where(rows, step=rows.step.max()))
 
 
 def _of_ranks(rows: pd.DataFrame, of: str) -> str:
@@ -85,9 +89,9 @@ def _of_training(rows: pd.DataFrame) -> str:
     rows = where(rows, rows.step > 0, object="network", quantity="test_accuracy")
     if rows.empty:
         return ""
-    found = rows.groupby(["wiring", "activation"], observed=True, sort=False).value
-    found = found.agg(["median", "min", "max"]).sort_values("median", ascending=False)
-    low = [f"{word}, {activation}" for word, activation in found[found["median"] < LEARNED].index]
+    found = _over_seeds(rows)
+    medians: dict[Any, float] = found["median"].to_dict()
+    low = [f"{word}, {activation}" for (word, activation), m in medians.items() if m < LEARNED]
     of, steps = f"{rows.network.iloc[0]}, {rows.depth.iloc[0]} blocks", rows.step.max()
     text = f"{of}: test accuracy after {steps} steps is greatest with {_named(found, 0)}"
     if len(low) == len(found):
