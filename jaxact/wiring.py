@@ -44,6 +44,8 @@ class Placement:
       dual: whether a second stream sums the branches: d' = d + F(x); the head reads x + N(d).
       stream_scale: the factor of x in the sum, by the number of blocks.
       weight_scale: the factor of the initial weights, by the number of blocks.
+      norm_scale: the factor of what the norm puts out, by the block's number from 1 on; of a
+        transformer by the layer's, which its two sublayers share.
     """
 
     name: str
@@ -57,6 +59,21 @@ class Placement:
     dual: bool = False
     stream_scale: Callable[[int], float] = _one
     weight_scale: Callable[[int], float] = _one
+    norm_scale: Callable[[int], float] = _one
+
+    def of_sublayers(self) -> "Placement":
+        """The same around a sublayer F, which has its own activations.
+
+        Raises:
+          ValueError: if activations act outside of the branch.
+        """
+        if not (self.sublayers or self is _PLAIN):
+            word = f"norm_placement={self.name!r}"
+            raise conflict("sublayer=True", word, "its activations are outside of the branch")
+        parts = ("layer", "join", "end", "after", "head")
+        return dataclasses.replace(
+            self, **{part: getattr(self, part).replace("a", "") for part in parts}
+        )
 
     def numbered(self, layers: int = 1) -> list[tuple[str, int | None]]:
         """The tokens of a branch of so many layers as they act, and the layer they belong to.
@@ -105,6 +122,11 @@ class Placement:
         return self.weight_scale is not _one
 
     @property
+    def scales_norms(self) -> bool:
+        """Whether norms have a factor by their number."""
+        return self.norm_scale is not _one
+
+    @property
     def needs_addition(self) -> bool:
         """Whether it says nothing without a skip: it is told from another by where the sum is."""
         return self.norm_after or self.dual or self.layer.endswith("a")
@@ -119,6 +141,10 @@ PLACEMENTS: dict[str, Placement] = _table(
         Placement(
             "pre", "pre-norm", "He et al. 2016, fig. 4e and eq. 5; Xiong et al. 2020",
             layer="NaW", head="Na",
+        ),
+        Placement(
+            "norm_scaling", "pre-norm, norm/√ℓ", "Sun et al. 2025 (LayerNorm Scaling), sec. 4",
+            layer="NaW", head="Na", norm_scale=lambda block: block**-0.5,
         ),
         Placement(
             "post", "post-norm", "Vaswani et al. 2017, sec. 3.1; Xiong et al. 2020",
@@ -319,14 +345,13 @@ class Wiring:
         Raises:
           ValueError: if ``layers`` is below one, or activations act outside of the branch.
         """
-        placed = self.placed
         whole("layers", layers)
-        if sublayer and not (self.placement.sublayers or self.plain):
-            word = f"norm_placement={self.placement.name!r}"
-            raise conflict("sublayer=True", word, "its activations are outside of the branch")
+        placed = self.placed.of_sublayers() if sublayer else self.placed
         h = "x / β" if self.skip.predicts else "x"
         for token, number in placed.numbered(layers):
             h = _applied(token, number, h, sublayer)
+            if token == "N" and placed.scales_norms:
+                h = f"{h} / √ℓ"
         x = "α x" if placed.stream_scale is not _one else "x"
         second = f", d' = d + {h}" if placed.dual else ""
         h = self.skip.term.format(x=x, F=h)
@@ -337,7 +362,7 @@ class Wiring:
 
 def _applied(token: str, number: int | None, h: str, sublayer: bool) -> str:
     if sublayer:
-        return {"N": f"N({h})", "W": f"F({h})", "a": h}[token]
+        return {"N": f"N({h})", "W": f"F({h})"}[token]
     if token == "a" or (token == "N" and number is None):
         return f"{token}({h})"
     return f"{token} {h}" if number is None else f"{token}_{number} {h}"

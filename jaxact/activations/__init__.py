@@ -20,6 +20,7 @@ from jaxact.activations._gated import serf as serf
 from jaxact.activations._gated import smelu as smelu
 from jaxact.activations._gated import su as su
 from jaxact.activations._gated import tanhexp as tanhexp
+from jaxact.activations._gated_linear import GATED_UNITS as GATED_UNITS
 from jaxact.activations._gated_linear import bilinear as bilinear
 from jaxact.activations._gated_linear import geglu as geglu
 from jaxact.activations._gated_linear import glu as glu

@@ -81,3 +81,8 @@ gtu = _unit(
     sigmoid,
     tanh,
 )
+
+GATED_UNITS: dict[str, Callable[..., Array]] = {
+    unit.__name__: unit for unit in (glu, bilinear, reglu, geglu, swiglu, seglu, gtu)
+}
+"""Units of a value and a gate, by name."""

@@ -36,6 +36,7 @@ from jaxact.models._network import apply as apply
 from jaxact.models._network import stack as stack
 from jaxact.models._network import unroll as unroll
 from jaxact.models._norms import BatchNorm as BatchNorm
+from jaxact.models._norms import DynamicTanh as DynamicTanh
 from jaxact.models._norms import GroupNorm as GroupNorm
 from jaxact.models._norms import LayerNorm as LayerNorm
 from jaxact.models._norms import RMSNorm as RMSNorm
@@ -55,3 +56,5 @@ from jaxact.models._torch import load_timm as load_timm
 from jaxact.models._torch import load_torchvision as load_torchvision
 from jaxact.models._torch import to_timm as to_timm
 from jaxact.models._torch import to_torchvision as to_torchvision
+from jaxact.models._transformer import Transformer as Transformer
+from jaxact.models._transformer import TransformerConfig as TransformerConfig

@@ -1,6 +1,6 @@
 """The residual block, written once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +45,18 @@ class BlockTrace(NamedTuple):
     input: PyTree[Array]
     branch: Array
     output: PyTree[Array]
+
+
+class LayerTrace(NamedTuple):
+    """What passes through a layer of several blocks.
+
+    Attributes:
+      output: the next layer's input.
+      parts: by the block's name.
+    """
+
+    output: PyTree[Array]
+    parts: dict[str, BlockTrace]
 
 
 class Shortcut(nnx.Module):
@@ -105,8 +117,10 @@ class Block(nnx.Module):
       stride: of the branch, as the skip is to follow it.
       pool: whether a shortcut averages instead of striding (ResNet-D).
       excite: ``make(channels, rngs=rngs)`` of a module at the end of the branch, or None.
+      sublayer: whether the branch is one sublayer F, which has its own activations.
       beta: the standard deviation of the block's input that ``skip="normalizer_free"`` predicts.
       drop: the share of examples whose branch is dropped in training.
+      norm_scale: the factor of what its norms put out, by `jaxact.wiring.Placement`.
       rngs: Flax's PRNG keys.
     """
 
@@ -119,27 +133,27 @@ class Block(nnx.Module):
         stride: int = 1,
         pool: bool = False,
         excite: Any = None,
+        sublayer: bool = False,
         beta: float | Array = 1.0,
         drop: float | Array = 0.0,
+        norm_scale: float | Array = 1.0,
         rngs: nnx.Rngs,
     ):
         inputs, outputs = layers[0].inputs, layers[-1].outputs
         wiring = config.wiring
-        placed = wiring.placed
+        placed = wiring.placed.of_sublayers() if sublayer else wiring.placed
         self.deterministic = False
         self.added = wiring.skip.added
         self.dual = placed.dual
         self.stream_scale = placed.stream_scale(depth)
-        scale = placed.weight_scale(depth)
+        scale = placed.weight_scale(depth) * (1.0 if sublayer else config.weight_gain)
         self.layers = module_list(
             [
                 layer.make(
                     layer.inputs,
                     layer.outputs,
                     **config.layer_options(
-                        gain=config.weight_gain
-                        * scale
-                        * wiring.skip.gain(number, len(layers), depth)
+                        gain=scale * wiring.skip.gain(number, len(layers), depth)
                     ),
                     rngs=rngs,
                 )
@@ -157,6 +171,8 @@ class Block(nnx.Module):
             )
         self.shortcut = shortcut
         self._add_scales(config, len(layers), outputs, depth, beta, drop)
+        scales = config.wiring.placed.scales_norms
+        self.norm_scale = Constant(jnp.asarray(norm_scale, config.param_dtype)) if scales else None
 
     def _place(
         self,
@@ -196,8 +212,9 @@ class Block(nnx.Module):
         )
         self.norms = module_list(norms)
         learned = [config.make_activation(width, rngs) for width in widths * config.learnable]
+        shared = bool(widths) and not config.learnable
         self.activations = module_list(learned) if config.learnable else None
-        self.activation: Any = None if config.learnable else config.make_activation(width, rngs)
+        self.activation: Any = config.make_activation(width, rngs) if shared else None
 
     def _add_scales(self, config, layers, outputs, depth, beta, drop):
         dtype, skip = config.param_dtype, config.wiring.skip
@@ -229,7 +246,7 @@ class Block(nnx.Module):
     def trace(self, x: PyTree[Array], *, key: Key[Array, ""] | None = None) -> BlockTrace:
         """What passes through the block; arguments as in a call."""
         stream, dual = x if self.dual else (x, None)
-        entry = self._walk(self.entry, self._divided(stream))
+        entry = self.enter(stream)
         branch = self._scaled(self._walk(self.branch, entry), key)
         if not self.added:
             return BlockTrace(x, branch, self._walk(self.after, branch))
@@ -243,6 +260,10 @@ class Block(nnx.Module):
             dual = self._walk(self.entry, dual)
         return BlockTrace(x, branch, (out, self._skip(dual, dual) + branch))
 
+    def enter(self, stream: Array) -> Array:
+        """What the branch's first weights are given, of the stream."""
+        return self._walk(self.entry, self._divided(stream))
+
     def _walk(self, steps: Sequence[_Step], h: Array) -> Array:
         """What the tokens make of h."""
         for token, number, place in steps:
@@ -252,6 +273,8 @@ class Block(nnx.Module):
                 h = self.layers[number](h)
             elif token == "N":
                 h = self.norms[number](h)
+                if self.norm_scale is not None:
+                    h = h * lax.stop_gradient(self.norm_scale[...]).astype(h.dtype)
             elif token == "a":
                 h = (self.activation if self.activations is None else self.activations[number])(h)
             elif self.excite is not None:
@@ -283,3 +306,44 @@ class Block(nnx.Module):
         if self.shortcut is None:
             return x
         return self.shortcut(entry if self.shortcut.projects else x)
+
+
+class BlockSequence(nnx.Module):
+    """Blocks in turn, each with a sublayer: a layer of a transformer.
+
+    Args:
+      sublayers: each by the name of its block, in the order in which they act.
+      config: the choices.
+      depth: layers of the network.
+      rngs: Flax's PRNG keys.
+      numbers: what `Block` takes for each block.
+    """
+
+    def __init__(
+        self,
+        sublayers: Mapping[str, Layer],
+        config: BlockConfig,
+        *,
+        depth: int,
+        rngs: nnx.Rngs,
+        **numbers: Any,
+    ):
+        self.names = tuple(sublayers)
+        options = dict(depth=depth * len(sublayers), sublayer=True, rngs=rngs, **numbers)
+        for name, layer in sublayers.items():
+            setattr(self, name, Block([layer], config, **options))
+
+    def __call__(
+        self, x: PyTree[Array], *, key: Key[Array, ""] | None = None
+    ) -> PyTree[Float[Array, "n *space c"]]:
+        """The next layer's input; arguments as of `Block`."""
+        return self.trace(x, key=key).output
+
+    def trace(self, x: PyTree[Array], *, key: Key[Array, ""] | None = None) -> LayerTrace:
+        """What passes through the blocks."""
+        parts: dict[str, BlockTrace] = {}
+        for number, name in enumerate(self.names):
+            own = None if key is None else jax.random.fold_in(key, number)
+            parts[name] = getattr(self, name).trace(x, key=own)
+            x = parts[name].output
+        return LayerTrace(x, parts)

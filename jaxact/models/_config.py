@@ -31,10 +31,10 @@ class BlockConfig:
 
     Attributes:
       norm_placement: one of `jaxact.wiring.PLACEMENTS`.
-      norm: ``"batch"``, ``"group"``, ``"layer"``, ``"rms"``, ``"instance"``, or any
-        ``make(features, *, rngs) -> module`` with ``module(x) -> y`` of the shape of x; ``"none"``
-        goes with ``norm_placement="norm_free"`` and is what None stands for there, elsewhere
-        ``"batch"``.
+      norm: ``"batch"``, ``"group"``, ``"layer"``, ``"rms"``, ``"instance"``,
+        ``"dynamic_tanh"``, or any ``make(features, *, rngs) -> module`` with ``module(x) -> y`` of
+        the shape of x; ``"none"`` goes with ``norm_placement="norm_free"`` and is what None stands
+        for there, elsewhere ``"batch"``.
       skip: how the branch is added: one of `jaxact.wiring.SKIPS`, or a number s for x + s F(x).
       shortcut: what a skip does where the shape changes: ``"A"`` strides and appends zero channels,
         ``"B"`` projects by a 1x1 convolution, ``"C"`` projects in every block.

@@ -65,7 +65,11 @@ class Family(nnx.Module):
     ) -> tuple[Array, dict[str, BlockTrace]]:
         """Logits, and if asked what passes through the blocks, by segment."""
         h, traces = self._to_head(x, key, record)
-        return self.head(h), traces
+        return self._finish(h), traces
+
+    def _finish(self, h: Any) -> Array:
+        """Logits of what the head is given."""
+        return self.head(h)
 
     def _to_head(
         self, x: Array, key: Array | None, record: bool

@@ -173,7 +173,7 @@ def get_weights(weights: str | Weights) -> Weights | None:
     raise TypeError(f"weights must be a name or a callable make(shape, ...); got {weights!r}")
 
 
-class _Weighted(nnx.Module):
+class Weighted(nnx.Module):
     """A kernel, what is done to it before use, and a bias."""
 
     def __init__(
@@ -205,7 +205,7 @@ class _Weighted(nnx.Module):
         return checkpoint_name(y, "weighted")
 
 
-class Dense(_Weighted):
+class Dense(Weighted):
     """A dense layer, ``x @ kernel + bias``."""
 
     def __init__(self, inputs: int, outputs: int, **options: Any):
@@ -215,7 +215,7 @@ class Dense(_Weighted):
         return self._biased(x @ self._kernel(x))
 
 
-class Conv(_Weighted):
+class Conv(Weighted):
     """A convolution, NHWC, padded on every side by half its odd size, as PyTorch's layers are."""
 
     def __init__(

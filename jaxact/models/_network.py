@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -12,11 +12,10 @@ from jaxtyping import Array, DTypeLike, Float, Key
 
 from jaxact._compat import module_list
 from jaxact._segment import Segment
-from jaxact.models._block import Block, BlockTrace, Layer
+from jaxact.models._block import Block, BlockSequence, BlockTrace, Layer, LayerTrace
 from jaxact.models._config import BlockConfig
 from jaxact.models._family import Family
 from jaxact.models._layers import wide_dtype
-from jaxact.models._parts import Head, Stem
 from jaxact.models._stage import NOT_PARAMS, Remat, Stage, fresh, stack_stage, unroll_stage
 from jaxact.wiring import SKIPS
 
@@ -25,16 +24,16 @@ class StagePlan(NamedTuple):
     """A stage to be made.
 
     Attributes:
-      first: layers of its first block.
-      rest: layers of the others.
-      depth: the number of blocks.
+      first: weight layers of its first block; or, by name, sublayers that each have a block.
+      rest: of the others.
+      depth: the number of blocks, or of layers of sublayers.
       stride: of the first block.
       pool: whether its shortcut averages instead of striding.
       excite: of every block; see `Block`.
     """
 
-    first: Sequence[Layer]
-    rest: Sequence[Layer]
+    first: Sequence[Layer] | Mapping[str, Layer]
+    rest: Sequence[Layer] | Mapping[str, Layer]
     depth: int
     stride: int = 1
     pool: bool = False
@@ -43,7 +42,17 @@ class StagePlan(NamedTuple):
     @property
     def leads(self) -> bool:
         """Whether the first block differs from the rest."""
-        return self.stride > 1 or self.first[0].inputs != self.first[-1].outputs
+        layers = _list(self.first)
+        return self.stride > 1 or layers[0].inputs != layers[-1].outputs
+
+    @property
+    def outputs(self) -> int:
+        """Channels out."""
+        return _list(self.rest)[-1].outputs
+
+
+def _list(layers: Sequence[Layer] | Mapping[str, Layer]) -> list[Layer]:
+    return list(layers.values() if isinstance(layers, Mapping) else layers)
 
 
 class Network(Family):
@@ -65,9 +74,9 @@ class Network(Family):
 
     def __init__(
         self,
-        stem: Callable[[nnx.Rngs], Stem],
+        stem: Callable[[nnx.Rngs], Any],
         plans: Sequence[StagePlan],
-        outputs: int,
+        head: Callable[[int, nnx.Rngs], Any],
         config: BlockConfig,
         *,
         scan: bool = True,
@@ -76,22 +85,26 @@ class Network(Family):
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype
-        wired = config.wiring
-        self.equation = f"{wired.label}: {wired.equation(layers=len(plans[0].rest))}"
+        wired, rest = config.wiring, plans[0].rest
+        sublayer = isinstance(rest, Mapping)
+        equation = wired.equation(layers=1 if sublayer else len(rest), sublayer=sublayer)
+        self.equation = f"{wired.label}: {equation}"
         depth = sum(plan.depth for plan in plans)
-        betas = _betas(plans)
-        drops = config.drop_rates(depth)
+        numbers = {
+            "beta": _betas(plans),
+            "drop": config.drop_rates(depth),
+            "norm_scale": [wired.placed.norm_scale(block + 1) for block in range(depth)],
+        }
         self.stem = stem(rngs)
         stages, done = [], 0
         for plan in plans:
             span = slice(done, done + plan.depth)
-            stage = _make_stage(
-                plan, config, depth, betas[span], drops[span], remat=remat, rngs=rngs
-            )
+            own = {name: values[span] for name, values in numbers.items()}
+            stage = _make_stage(plan, config, depth, own, remat=remat, rngs=rngs)
             stages.append(stage if scan else unroll_stage(stage))
             done += plan.depth
         self.stages = module_list(stages)
-        self.head = Head(plans[-1].rest[-1].outputs, outputs, config, rngs=rngs)
+        self.head = head(plans[-1].outputs, rngs)
 
     @property
     def blocks(self) -> Any:
@@ -108,7 +121,11 @@ class Network(Family):
             own = None if key is None else jax.random.fold_in(key, number)
             h, found = stage.trace(h, key=own, record=record)
             for part, trace in found.items():
-                traces[self._name(number, part)] = trace
+                name = self._name(number, part)
+                if isinstance(trace, LayerTrace):
+                    traces |= {f"{name}.{own}": block for own, block in trace.parts.items()}
+                else:
+                    traces[name] = trace
         return h, traces
 
     def _enter(self, x: Array) -> Array:
@@ -141,8 +158,11 @@ class Network(Family):
             if stage.rest is not None:
                 count = stage.depth - stage.leads
                 found.append(Segment(self._name(number, "rest"), _run, stage.rest, count))
-        found.append(Segment("head", _run, network.head, None))
+        found.append(network._last_segment())
         return tuple(found)
+
+    def _last_segment(self) -> Segment:
+        return Segment("head", _run, self.head, None)
 
 
 def _run(module: Any, x: Any) -> Any:
@@ -235,13 +255,14 @@ def _make_stage(
     plan: StagePlan,
     config: BlockConfig,
     depth: int,
-    betas: list[float],
-    drops: list[float],
+    numbers: dict[str, list[float]],
     *,
     remat: Remat,
     rngs: nnx.Rngs,
 ) -> Stage:
-    make = functools.partial(Block, config=config, depth=depth, excite=plan.excite)
+    make: Any = functools.partial(Block, config=config, depth=depth, excite=plan.excite)
+    if isinstance(plan.rest, Mapping):
+        make = functools.partial(BlockSequence, config=config, depth=depth)
     leads = plan.leads
     first = rest = None
     if leads:
@@ -249,21 +270,20 @@ def _make_stage(
             plan.first,
             stride=plan.stride,
             pool=plan.pool,
-            beta=betas[0],
-            drop=drops[0],
             rngs=rngs,
+            **{name: values[0] for name, values in numbers.items()},
         )
     count = plan.depth - leads
     if count:
 
         @nnx.split_rngs(splits=count)
         @nnx.vmap(in_axes=0, out_axes=0)
-        def stacked(rngs, beta, drop):
-            return make(plan.rest, beta=beta, drop=drop, rngs=rngs)
+        def stacked(rngs, own):
+            return make(plan.rest, **own, rngs=rngs)
 
         dtype = wide_dtype(config.param_dtype)
-        numbers = (jnp.asarray(a[leads:], dtype) for a in (betas, drops))
-        rest = stacked(rngs, *numbers)
+        own = {name: jnp.asarray(values[leads:], dtype) for name, values in numbers.items()}
+        rest = stacked(rngs, own)
     return Stage(first=first, rest=rest, depth=plan.depth, leads=leads, remat=remat)
 
 

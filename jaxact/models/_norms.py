@@ -17,6 +17,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float
 
+from jaxact import activations
 from jaxact._checks import one_of, whole
 from jaxact.models._layers import wide_dtype
 
@@ -200,6 +201,36 @@ class RMSNorm(_Affine):
         return self._apply(x, wide, square, self.epsilon)
 
 
+class DynamicTanh(_Affine):
+    """scale tanh(alpha x) + bias by channel, alpha learned, in the place of a norm.
+
+    Args:
+      features: channels.
+      alpha: where it starts.
+      param_dtype: of the parameters.
+      rngs: not used; norms are made with it.
+
+    Reference:
+      Zhu et al. 2025, "Transformers without Normalization", sec. 4.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        alpha: float = 0.5,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs | None = None,
+    ):
+        super().__init__(features, param_dtype=param_dtype)
+        self.alpha = nnx.Param(jnp.full((), alpha, param_dtype))
+
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        y = activations.tanh(x * self.alpha[...].astype(x.dtype))
+        scale, bias = (_by_channel(a[...].astype(x.dtype), x) for a in (self.scale, self.bias))
+        return y * scale + bias
+
+
 def instance_norm(features: int, **options: Any) -> GroupNorm:
     """Normalization of each channel of each example over its positions."""
     return GroupNorm(features, groups=features, **options)
@@ -211,7 +242,10 @@ NORMS: dict[str, Norm] = {
     "layer": LayerNorm,
     "rms": RMSNorm,
     "instance": instance_norm,
+    "dynamic_tanh": DynamicTanh,
 }
+POINTWISE = ("layer", "rms", "dynamic_tanh")
+"""Norms that look at one position at a time."""
 
 
 def get_norm(norm: str | Norm) -> Norm:

@@ -73,24 +73,49 @@ class Stem(nnx.Module):
         return (x, x) if self.dual else x
 
 
-class Head(nnx.Module):
-    """What is after the blocks: norm and activation where they leave them open, mean, logits."""
+POOLS = ("mean", "first", "none")
 
-    def __init__(self, features: int, outputs: int, config: BlockConfig, *, rngs: nnx.Rngs):
-        tokens = config.wiring.placed.head
+
+class Head(nnx.Module):
+    """What is after the blocks: norm and activation where they leave them open, mean, logits.
+
+    Args:
+      features: channels.
+      rngs: Flax's PRNG keys.
+      outputs: logits; with 0 a call gives the pooled features.
+      config: the network's choices.
+      pool: over positions: ``"mean"``, ``"first"`` or ``"none"``.
+      sublayer: whether the blocks' branches are sublayers, which have their own activations.
+      bias: whether the logits have biases.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        rngs: nnx.Rngs,
+        *,
+        outputs: int,
+        config: BlockConfig,
+        pool: str = "mean",
+        sublayer: bool = False,
+        bias: bool = True,
+    ):
+        placed = config.wiring.placed
+        tokens = (placed.of_sublayers() if sublayer else placed).head
+        self.pool = pool
         self.norm = config.make_norm(features, rngs) if "N" in tokens else None
         self.activation = config.make_activation(features, rngs) if "a" in tokens else None
         linear = None
         if outputs:
             options = dict(gain=config.wiring.skip.head_gain, param_dtype=config.param_dtype)
-            linear = Dense(features, outputs, **options, rngs=rngs)
+            linear = Dense(features, outputs, bias=bias, **options, rngs=rngs)
         self.linear = linear
 
-    def __call__(self, x: PyTree[Float[Array, "n *space c"]]) -> Float[Array, "n o"]:
+    def __call__(self, x: PyTree[Float[Array, "n *space c"]]) -> Float[Array, "n *space2 o"]:
         x = self.pooled(x)
         return x if self.linear is None else self.linear(x)
 
-    def pooled(self, x: PyTree[Float[Array, "n *space c"]]) -> Float[Array, "n c"]:
+    def pooled(self, x: PyTree[Float[Array, "n *space c"]]) -> Float[Array, "n *space2 c"]:
         """The features from which the logits are made."""
         stream, dual = x if isinstance(x, tuple) else (None, x)
         x = dual if self.norm is None else self.norm(dual)
@@ -98,7 +123,9 @@ class Head(nnx.Module):
             x = stream + x
         if self.activation is not None:
             x = self.activation(x)
-        return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+        if self.pool == "none":
+            return x
+        return x[:, 0] if self.pool == "first" else jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
 
 
 class SqueezeExcitation(nnx.Module):

@@ -8,13 +8,13 @@ from typing import Any
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from jaxact._checks import conflict, floating, one_of, whole
+from jaxact._checks import conflict, one_of, whole
 from jaxact.models._block import Layer
 from jaxact.models._config import BlockConfig
 from jaxact.models._layers import Conv, Dense
 from jaxact.models._network import Network, StagePlan
-from jaxact.models._parts import Res2Conv, SqueezeExcitation, Stem
-from jaxact.models._stage import POLICIES, Remat
+from jaxact.models._parts import Head, Res2Conv, SqueezeExcitation, Stem
+from jaxact.models._stage import Remat, check_run
 
 STEMS = ("cifar", "imagenet", "deep")
 BLOCKS = ("basic", "bottleneck")
@@ -82,7 +82,7 @@ class ResNetConfig(BlockConfig):
         one_of("stem", self.stem, STEMS)
         one_of("block", self.block, BLOCKS)
         one_of("stride_at", self.stride_at, ("3x3", "1x1"))
-        _check_run(self.remat, self.dtype)
+        check_run(self.remat, self.dtype)
         if not len(self.depths) == len(self.widths) == len(self.strides) > 0:
             raise ValueError(
                 "depths, widths and strides must have one entry for each stage; got "
@@ -205,7 +205,7 @@ class ResNet(Network):
         super().__init__(
             config.make_stem,
             config.plans(),
-            config.num_classes,
+            functools.partial(Head, outputs=config.num_classes, config=config),
             config,
             scan=config.scan,
             remat=config.remat,
@@ -247,7 +247,7 @@ class _Uniform(Network):
         ):
             whole(name, size)
         whole("out_features", out_features, 0)
-        _check_run(remat, dtype)
+        check_run(remat, dtype)
         if norm is None and norm_placement != "norm_free":
             norm = "layer"
         config = BlockConfig(norm_placement=norm_placement, norm=norm, bias=bias, **choices)
@@ -265,7 +265,8 @@ class _Uniform(Network):
         layers = [Layer(make, width, width)] * block_layers
         plans = [StagePlan(layers, layers, depth)]
         options: dict[str, Any] = dict(scan=scan, remat=remat, dtype=dtype, rngs=rngs)
-        super().__init__(stem, plans, out_features, config, **options)
+        head = functools.partial(Head, outputs=out_features, config=config)
+        super().__init__(stem, plans, head, config, **options)
 
 
 class MLPResNet(_Uniform):
@@ -308,15 +309,3 @@ class ConvResNet(_Uniform):
 
     def __init__(self, in_channels: int, out_features: int, **options: Any):
         super().__init__(in_channels, out_features, **options)
-
-
-def _check_run(remat: Remat, dtype: DTypeLike | None) -> None:
-    """Refuses what is neither a policy nor the name of one, and a dtype that is not floating."""
-    if isinstance(remat, str):
-        one_of("remat", remat, tuple(POLICIES))
-    elif not (remat is None or callable(remat)):
-        raise ValueError(
-            f"remat must be None, a policy, or one of {', '.join(POLICIES)}; got {remat!r}"
-        )
-    if dtype is not None:
-        floating("dtype", dtype)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, DTypeLike, Key, PyTree
 
+from jaxact._checks import floating, one_of
 from jaxact._compat import module_list, value_of
-from jaxact.models._block import Block, BlockTrace
+from jaxact.models._block import BlockTrace, LayerTrace
 
 POLICIES = {
     "full": None,
@@ -21,7 +22,7 @@ NOT_PARAMS = nnx.Not(nnx.Param)
 
 
 class Stage(nnx.Module):
-    """Blocks of one resolution.
+    """Blocks of one resolution, each a `Block` or a `BlockSequence`.
 
     Attributes:
       depth: the number of blocks.
@@ -38,9 +39,9 @@ class Stage(nnx.Module):
         depth: int,
         leads: bool,
         remat: Remat = None,
-        first: Block | None = None,
-        rest: Block | None = None,
-        blocks: list[Block] | None = None,
+        first: Any = None,
+        rest: Any = None,
+        blocks: list[Any] | None = None,
     ):
         self.depth = depth
         self.leads = leads
@@ -56,7 +57,7 @@ class Stage(nnx.Module):
 
     def trace(
         self, x: PyTree[Array], *, key: Key[Array, ""] | None = None, record: bool = False
-    ) -> tuple[PyTree[Array], dict[str, BlockTrace]]:
+    ) -> tuple[PyTree[Array], dict[str, BlockTrace | LayerTrace]]:
         """The output, and if asked what passes through the blocks, by part of the stage.
 
         Statistics of the blocks are updated where they are in training mode.
@@ -92,7 +93,7 @@ class Stage(nnx.Module):
         policy = POLICIES[self.remat] if isinstance(self.remat, str) else self.remat
         return jax.checkpoint(step, policy=policy, prevent_cse=not self.stacked)
 
-    def _by_part(self, traces: list[BlockTrace]) -> dict[str, BlockTrace]:
+    def _by_part(self, traces: list[Any]) -> dict[str, Any]:
         """Traces of unrolled blocks as stacked ones have them."""
         rest = traces[self.leads :]
         found = {"first": traces[0]} if self.leads else {}
@@ -142,3 +143,15 @@ def changed_state(before: nnx.Module, after: nnx.Module) -> Any:
             if path not in old or value_of(leaf) is not value_of(old[path])
         ]
     )
+
+
+def check_run(remat: Remat, dtype: DTypeLike | None) -> None:
+    """Refuses what is neither a policy nor the name of one, and a dtype that is not floating."""
+    if isinstance(remat, str):
+        one_of("remat", remat, tuple(POLICIES))
+    elif not (remat is None or callable(remat)):
+        raise ValueError(
+            f"remat must be None, a policy, or one of {', '.join(POLICIES)}; got {remat!r}"
+        )
+    if dtype is not None:
+        floating("dtype", dtype)

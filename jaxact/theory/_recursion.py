@@ -34,7 +34,7 @@ def covered(wiring: str | Wiring, /) -> bool:
     found = wirings.get(wiring)
     placement, skip = found.placement, found.skip
     fixed = skip.learned is None and not skip.predicts
-    return placement.sublayers and fixed and not placement.dual
+    return placement.sublayers and fixed and not placement.dual and not placement.scales_norms
 
 
 def scaled(it: Resolved, wiring: str | Wiring, branch_scale: ArrayLike, depth: int) -> "Scales":
