@@ -143,10 +143,6 @@ PLACEMENTS: dict[str, Placement] = _table(
             layer="NaW", head="Na",
         ),
         Placement(
-            "norm_scaling", "pre-norm, norm/√ℓ", "Sun et al. 2025 (LayerNorm Scaling), sec. 4",
-            layer="NaW", head="Na", norm_scale=lambda block: block**-0.5,
-        ),
-        Placement(
             "post", "post-norm", "Vaswani et al. 2017, sec. 3.1; Xiong et al. 2020",
             layer="aW", after="N", head="a",
         ),
@@ -185,6 +181,10 @@ PLACEMENTS: dict[str, Placement] = _table(
         Placement(
             "residual_dual", "ResiDual", "Xie et al. 2023, eqs. 7 and 8",
             layer="aW", after="N", head="Na", dual=True,
+        ),
+        Placement(
+            "norm_scaling", "pre-norm, norm/√ℓ", "Sun et al. 2025 (LayerNorm Scaling), sec. 4",
+            layer="NaW", head="Na", norm_scale=lambda block: block**-0.5,
         ),
         Placement(
             "norm_free", "residual, no norm", "He et al. 2016, without norms",

@@ -26,6 +26,7 @@ PAPERS = {
     "res_post": "x + N(F(x))",  # Liu et al. 2022, fig. 1
     "deepnorm": "N(α x + F(x))",  # Wang et al. 2022, sec. 3
     "residual_dual": "N(x + F(x)), d' = d + F(x)",  # Xie et al. 2023, eqs. 7 and 8
+    "norm_scaling": "x + F(N(x) / √ℓ)",  # Sun et al. 2025, sec. 4
     "norm_free": "x + F(x)",
     "scaled": "x + F(x) / √L",  # Hayou et al. 2021, eq. 2
     "rezero": "x + s F(x)",  # Bachlechner et al. 2020, eq. 2

@@ -11,6 +11,9 @@ from jaxact.models._config import BlockConfig as BlockConfig
 from jaxact.models._convolution import convolve as convolve
 from jaxact.models._densenet import DenseNet as DenseNet
 from jaxact.models._dual_path import DualPathNet as DualPathNet
+from jaxact.models._hugging_face import hugging_face_options as hugging_face_options
+from jaxact.models._hugging_face import load_hugging_face as load_hugging_face
+from jaxact.models._hugging_face import to_hugging_face as to_hugging_face
 from jaxact.models._invertible import Inverse as Inverse
 from jaxact.models._invertible import IResNet as IResNet
 from jaxact.models._invertible import LogDeterminant as LogDeterminant
@@ -51,6 +54,7 @@ from jaxact.models._reversible import ReversibleStage as ReversibleStage
 from jaxact.models._reversible import RevNet as RevNet
 from jaxact.models._saving import load as load
 from jaxact.models._saving import save as save
+from jaxact.models._sharding import shardings as shardings
 from jaxact.models._summary import summary as summary
 from jaxact.models._torch import load_timm as load_timm
 from jaxact.models._torch import load_torchvision as load_torchvision

@@ -329,9 +329,10 @@ class BlockSequence(nnx.Module):
         **numbers: Any,
     ):
         self.names = tuple(sublayers)
-        options = dict(depth=depth * len(sublayers), sublayer=True, rngs=rngs, **numbers)
+        blocks = depth * len(sublayers)
         for name, layer in sublayers.items():
-            setattr(self, name, Block([layer], config, **options))
+            block = Block([layer], config, depth=blocks, sublayer=True, rngs=rngs, **numbers)
+            setattr(self, name, block)
 
     def __call__(
         self, x: PyTree[Array], *, key: Key[Array, ""] | None = None

@@ -227,8 +227,8 @@ class DynamicTanh(_Affine):
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         y = activations.tanh(x * self.alpha[...].astype(x.dtype))
-        scale, bias = (_by_channel(a[...].astype(x.dtype), x) for a in (self.scale, self.bias))
-        return y * scale + bias
+        y = y * _by_channel(self.scale[...].astype(x.dtype), x)
+        return y if self.bias is None else y + _by_channel(self.bias[...].astype(x.dtype), x)
 
 
 def instance_norm(features: int, **options: Any) -> GroupNorm:

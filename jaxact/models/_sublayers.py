@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxact.models._convolution import convolve
-from jaxact.models._layers import Dense, Weighted
+from jaxact.models._layers import Constant, Dense, Weighted
 
 if TYPE_CHECKING:
     from jaxact.models._transformer import TransformerConfig
@@ -49,7 +50,7 @@ class Attention(nnx.Module):
         self.heads, self.kv_heads, self.size = config.heads, config.shared_heads, size
         self.causal, self.window = config.causal, config.window
         self.rotary_base = config.rotary_base if config.positions == "rotary" else None
-        self.implementation = config.implementation
+        self.implementation: Any = config.implementation
         self.query = Dense(inputs, self.heads * size, gain=1.0, rngs=rngs, **options)
         self.key = Dense(inputs, self.kv_heads * size, gain=1.0, rngs=rngs, **options)
         self.value = Dense(inputs, self.kv_heads * size, gain=gain, rngs=rngs, **options)
@@ -215,16 +216,16 @@ class GatedConvolution(nnx.Module):
     ):
         size = config.kernel_size
         self.value = CausalConv(inputs, outputs, size=size, gain=gain, rngs=rngs, **options)
-        self.gate = None
-        if config.gated:
-            self.gate = CausalConv(inputs, outputs, size=size, gain=1.0, rngs=rngs, **options)
+        gated = config.gated
+        options = dict(size=size, rngs=rngs, **options)
+        self.gate = CausalConv(inputs, outputs, gain=1.0, **options) if gated else None
         self.activation: Any = config.make_activation(outputs, rngs)
-        self.scale = config.weight_gain
+        self.scale = Constant(jnp.asarray(config.weight_gain, config.param_dtype))
 
     def __call__(self, x: Float[Array, "n t i"]) -> Float[Array, "n t o"]:
         value = self.value(x)
         unit = self.activation(value) if self.gate is None else self.activation(value, self.gate(x))
-        return unit * jnp.asarray(self.scale, unit.dtype)
+        return unit * lax.stop_gradient(self.scale[...]).astype(unit.dtype)
 
 
 SUBLAYERS: dict[str, Any] = {
@@ -241,8 +242,29 @@ class Embedding(nnx.Module):
         table = jax.random.normal(rngs.params(), (count, features), param_dtype)
         self.table = nnx.Param(table * jnp.asarray(deviation, param_dtype))
 
-    def __call__(self, tokens: Any) -> Array:
-        return jnp.take(self.table[...], tokens, axis=0, mode="fill", fill_value=jnp.nan)
+    def __call__(self, tokens: Int[Array, "n t"]) -> Float[Array, "n t c"]:
+        """The tokens' vectors; NaN where there is no such token."""
+        kind = jax.typeof(tokens).sharding
+        typed = AxisType.Explicit in kind.mesh.axis_types
+        spread = NamedSharding(kind.mesh, PartitionSpec(*kind.spec, None)) if typed else None
+        table = self.table[...]
+        tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.int32))
+        beyond = jnp.asarray(len(table), tokens.dtype)  # where a negative one would count back
+        vectors = table.at[jnp.where(tokens < 0, beyond, tokens)]
+        return vectors.get(mode="fill", fill_value=jnp.nan, out_sharding=spread)
+
+
+class Patches(Weighted):
+    """Square patches of images as tokens, row by row, by one dense layer of each."""
+
+    def __init__(self, inputs: int, outputs: int, *, size: int, **options: Any):
+        self.size = size
+        super().__init__((size, size, inputs, outputs), **options)
+
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n t o"]:
+        strides, padding = (self.size, self.size), ((0, 0), (0, 0))
+        y = self._biased(convolve(x, self._kernel(x), strides=strides, padding=padding))
+        return y.reshape(y.shape[0], -1, y.shape[-1])
 
 
 def sinusoids(length: int, width: int, /) -> Float[Array, "t width"]:

@@ -21,7 +21,7 @@ from jaxact.models._norms import NORMS, POINTWISE
 from jaxact.models._parts import POOLS, Head
 from jaxact.models._registry import register
 from jaxact.models._stage import Remat, check_run, fresh
-from jaxact.models._sublayers import SUBLAYERS, Embedding, sinusoids
+from jaxact.models._sublayers import SUBLAYERS, Embedding, Patches, sinusoids
 
 STEMS = ("tokens", "patches", "vectors")
 POSITIONS = ("rotary", "learned", "sinusoidal", "none")
@@ -273,13 +273,15 @@ class SequenceStem(nnx.Module):
                 deviation = 1 / self.scale
             self.embed: Any = make(config.inputs, width, deviation=deviation)
         else:
-            area = config.patch**2 if config.stem == "patches" else 1
             bias = True if config.bias is None else config.bias
-            options = dict(gain=1.0, bias=bias, param_dtype=param_dtype)
-            self.embed = Dense(config.inputs * area, width, **options, rngs=rngs)
+            options: dict[str, Any] = dict(gain=1.0, bias=bias, param_dtype=param_dtype, rngs=rngs)
+            if config.stem == "patches":
+                self.embed = Patches(config.inputs, width, size=config.patch, **options)
+            else:
+                self.embed = Dense(config.inputs, width, **options)
         deviation *= self.scale
-        learned = config.positions == "learned"
-        self.positions = make(config.tokens, width, deviation=deviation) if learned else None
+        count = config.tokens if config.positions == "learned" else None
+        self.positions = None if count is None else make(count, width, deviation=deviation)
         self.first = make(1, width, deviation=deviation) if config.class_token else None
 
     def __call__(self, x: Array) -> Any:
@@ -308,13 +310,8 @@ class SequenceStem(nnx.Module):
             axes = "(n, height, width, {})" if space == 4 else "(n, t, {})"
             raise ValueError(f"x must be {axes.format(self.inputs)}; got {x.shape}")
         x = x if self.dtype is None else x.astype(self.dtype)
-        if self.stem == "patches":
-            n, height, width, channels = x.shape
-            p = self.patch
-            if height % p or width % p:
-                raise ValueError(f"x must have sides that patch={p} divides; got {x.shape}")
-            x = x.reshape(n, height // p, p, width // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
-            x = x.reshape(n, -1, p * p * channels)
+        if self.stem == "patches" and (x.shape[1] % self.patch or x.shape[2] % self.patch):
+            raise ValueError(f"x must have sides that patch={self.patch} divides; got {x.shape}")
         return self.embed(x)
 
 
@@ -336,8 +333,8 @@ class Transformer(Network):
     Example:
       >>> import jax.numpy as jnp
       >>> net = Transformer(width=16, depth=48, heads=2, norm_placement="post", rngs=nnx.Rngs(0))
-      >>> net.equation
-      'post-norm: N(x + F(x))'
+      >>> net.equation.partition(":")[0]
+      'post-norm'
       >>> net(jnp.zeros((2, 8), int)).shape
       (2, 8, 256)
       >>> vit = Transformer(
@@ -402,14 +399,12 @@ class Transformer(Network):
         network.eval()
         _, traces = network._to_head(network._enter(x), None, True)
 
-        def maps(layer: Any, h: Any) -> Array:
+        def maps(given: tuple[Any, Any]) -> Array:
+            layer, h = given
             block = layer.attention
-            stream = h[0] if block.dual else h
-            return block.layers[0].probabilities(block.enter(stream))
+            return block.layers[0].probabilities(block.enter(h[0] if block.dual else h))
 
-        return jax.lax.map(
-            lambda given: maps(*given), (network.blocks, traces["blocks.attention"].input)
-        )
+        return jax.lax.map(maps, (network.blocks, traces["blocks.attention"].input))
 
 
 def _logits(head: Any, embed: Any, h: Any) -> Array:
