@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Key
+from jaxtyping import Array, DTypeLike, Float, Key, Shaped
 
 from jaxact._compat import module_list
 from jaxact._segment import Segment
@@ -194,21 +194,21 @@ class Outputs(NamedTuple):
     """What a pure call gives.
 
     Attributes:
-      logits: (n, classes).
+      logits: (n, classes), or (n, t, classes).
       stats: every variable of the network but its parameters, after the call: an `nnx.State`, as
         ``nnx.state(network, nnx.Not(nnx.Param))`` gives it before.
       traces: by segment the `BlockTrace` of its blocks (input, branch, output), with a leading
         depth axis where the segment is stacked; empty unless asked for.
     """
 
-    logits: Float[Array, "n o"]
+    logits: Float[Array, "n *t o"]
     stats: nnx.State
     traces: dict[str, BlockTrace]
 
 
 def apply(
     network: Any,
-    x: Float[Array, "n *space i"],
+    x: Shaped[Array, "n ..."],
     /,
     *,
     train: bool,
@@ -219,7 +219,7 @@ def apply(
 
     Args:
       network: any network of this package.
-      x: vectors (n, features), or images (n, height, width, channels).
+      x: vectors (n, features), images (n, height, width, channels) or tokens (n, t).
       train: whether batch statistics are used and updated, and branches dropped.
       key: PRNG key of stochastic depth, needed if ``train`` and it is used.
       trace: whether to return what passes through the blocks.

@@ -4,14 +4,19 @@ from typing import Any, TypeVar
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 AnyModule = TypeVar("AnyModule", bound=nnx.Module)
 _REDUCING = ("out", "down")  # the second of two layers between which units are split
 
 
 def shardings(
-    network: AnyModule, mesh: Mesh, /, *, data: str | None = "data", model: str | None = "model"
+    network: AnyModule,
+    mesh: Mesh | AbstractMesh,
+    /,
+    *,
+    data: str | None = "data",
+    model: str | None = "model",
 ) -> AnyModule:
     """How every array of a network is split over a mesh.
 

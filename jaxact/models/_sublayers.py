@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxact.models._convolution import convolve
-from jaxact.models._layers import Constant, Dense, Weighted
+from jaxact.models._layers import Constant, Dense, Weighted, wide_dtype
 
 if TYPE_CHECKING:
     from jaxact.models._transformer import TransformerConfig
@@ -65,14 +65,15 @@ class Attention(nnx.Module):
             shared = jnp.repeat(value, self.heads // self.kv_heads, axis=-2)
             mixed = jnp.einsum("nhts,nshd->nthd", self._probabilities(query, key), shared)
         else:
-            mixed = jax.nn.dot_product_attention(
-                query,
-                key,
-                value,
-                is_causal=self.causal,
-                local_window_size=None if self.window is None else self.window - 1,
-                implementation=self.implementation,
-            )
+            with jax.numpy_dtype_promotion("standard"):  # it promotes half precision itself
+                mixed = jax.nn.dot_product_attention(
+                    query,
+                    key,
+                    value,
+                    is_causal=self.causal,
+                    local_window_size=None if self.window is None else self.window - 1,
+                    implementation=self.implementation,
+                )
         return self.out(mixed.reshape(*x.shape[:-1], -1))
 
     def probabilities(self, x: Float[Array, "n t i"]) -> Float[Array, "n heads t t"]:
@@ -95,7 +96,7 @@ class Attention(nnx.Module):
 
     def _probabilities(self, query: Array, key: Array) -> Array:
         key = jnp.repeat(key, self.heads // self.kv_heads, axis=-2)
-        wide = jnp.promote_types(query.dtype, jnp.float32)
+        wide = wide_dtype(query.dtype)
         logits = jnp.einsum("nthd,nshd->nhts", query, key, preferred_element_type=wide)
         logits = logits * jnp.asarray(self.size**-0.5, wide)
         seen = visible(query.shape[1], causal=self.causal, window=self.window)
@@ -127,9 +128,9 @@ def rotated(x: Float[Array, "n t heads size"], base: float, /) -> Float[Array, "
       base: the frequencies are base^(-2 i / size).
     """
     half = x.shape[-1] // 2
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    frequencies = jnp.asarray(base, wide) ** (-jnp.arange(half, dtype=wide) / half)
-    angle = (jnp.arange(x.shape[1], dtype=wide)[:, None] * frequencies)[None, :, None]
+    wide = wide_dtype(x.dtype)
+    frequency = jnp.asarray(base, wide) ** (-jnp.arange(half, dtype=wide) / half)
+    angle = jnp.outer(jnp.arange(x.shape[1], dtype=wide), frequency)[None, :, None]
     cos, sin = (jnp.broadcast_to(f(angle), (*x.shape[:-1], half)) for f in (jnp.cos, jnp.sin))
     first, second = x[..., :half].astype(wide), x[..., half:].astype(wide)
     turned = [first * cos - second * sin, second * cos + first * sin]
@@ -242,7 +243,7 @@ class Embedding(nnx.Module):
         table = jax.random.normal(rngs.params(), (count, features), param_dtype)
         self.table = nnx.Param(table * jnp.asarray(deviation, param_dtype))
 
-    def __call__(self, tokens: Int[Array, "n t"]) -> Float[Array, "n t c"]:
+    def __call__(self, tokens: Integer[Array, "n t"]) -> Float[Array, "n t c"]:
         """The tokens' vectors; NaN where there is no such token."""
         kind = jax.typeof(tokens).sharding
         typed = AxisType.Explicit in kind.mesh.axis_types

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ class TransformerConfig(BlockConfig):
     outputs: int | None = None
     width: int = 256
     depth: int = 6
-    sublayers: tuple[str, ...] = ("attention", "feed_forward")
+    sublayers: Sequence[str] = ("attention", "feed_forward")
     heads: int = 4
     kv_heads: int | None = None
     head_dim: int | None = None
@@ -286,9 +287,9 @@ class SequenceStem(nnx.Module):
 
     def __call__(self, x: Array) -> Any:
         h = self._embedded(x)
-        if self.first is not None:
-            first = self.first.table[...].astype(h.dtype)
-            h = jnp.concatenate([jnp.broadcast_to(first, (h.shape[0], 1, h.shape[2])), h], axis=1)
+        if self.first is not None:  # a sum, so that it lies where the batch does
+            first = jnp.zeros_like(h[:, :1]) + self.first.table[...][None].astype(h.dtype)
+            h = jnp.concatenate([first, h], axis=1)
         length = h.shape[1]
         if self.tokens is not None and length > self.tokens:
             raise ValueError(f"x must have at most {self.tokens} tokens; got shape {x.shape}")
@@ -380,7 +381,8 @@ class Transformer(Network):
             return super()._last_segment()
 
         def run(parts: Any, h: Any) -> Array:
-            return _logits(*fresh(parts), h)
+            head, embed = fresh(parts)
+            return _logits(head, embed, h)
 
         return Segment("head", run, (self.head, self.stem.embed), None)
 
