@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -249,7 +250,7 @@ class Embedding(nnx.Module):
         typed = AxisType.Explicit in kind.mesh.axis_types
         spread = NamedSharding(kind.mesh, PartitionSpec(*kind.spec, None)) if typed else None
         table = self.table[...]
-        tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.int32))
+        tokens = tokens.astype(np.promote_types(tokens.dtype, np.int32))
         beyond = jnp.asarray(len(table), tokens.dtype)  # where a negative one would count back
         vectors = table.at[jnp.where(tokens < 0, beyond, tokens)]
         return vectors.get(mode="fill", fill_value=jnp.nan, out_sharding=spread)

@@ -131,6 +131,38 @@ for shard in (False, True):
     assert jax.tree.leaves(again.params)[0] is jax.tree.leaves(found.params)[0]
 """
 
+TRANSFORMERS = """
+def loss(network, x):
+    return jnp.mean(jnp.square(network(x)))
+
+sizes = dict(inputs=64, width=32, depth=3, heads=4, kv_heads=2)
+for changes in (
+    dict(activation="swiglu", bias=True),
+    dict(positions="learned", length=16, tie_embeddings=True, norm="rms", window=5),
+    dict(sublayers=("convolution",), activation="glu"),
+    dict(stem="vectors", inputs=5, outputs=3, pool="mean", norm_placement="residual_dual"),
+    dict(stem="patches", inputs=3, class_token=True, size=16, positions="learned", pool="first",
+         query_key_norm=True, norm_placement="sandwich"),
+):
+    network = models.Transformer(**sizes | changes, rngs=nnx.Rngs(0))
+    key = jax.random.key(0)
+    x = jax.random.randint(key, (8, 16), 0, 64)
+    if "stem" in changes:
+        x = jax.random.normal(key, (8, 16, 5) if changes["stem"] == "vectors" else (8, 16, 16, 3))
+    step = jax.jit(jax.value_and_grad(loss))
+    expected = step(network, x)
+    with jax.set_mesh(explicit):
+        near(step(network, on(explicit, x, "data")), expected, 1e-4)
+    there = models.shardings(network, auto)
+    with jax.set_mesh(auto):
+        found = jax.jit(jax.value_and_grad(loss), in_shardings=(there, None))(
+            jax.device_put(network, there), on(auto, x, "data"))
+        near(found, expected, 1e-4)
+        if "stem" not in changes:
+            maps = network.attention_maps(x) if "sublayers" not in changes else x
+            assert np.isfinite(maps).all()
+"""
+
 SPECTRA = """
 def total(stack):
     found = spectral.product_spectrum(stack)
@@ -168,7 +200,9 @@ for batch, arguments in batches:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["CONVOLUTION", "ACTIVATIONS", "NETWORKS", "TRAINING", "SPECTRA"])
+@pytest.mark.parametrize(
+    "what", ["CONVOLUTION", "ACTIVATIONS", "NETWORKS", "TRAINING", "TRANSFORMERS", "SPECTRA"]
+)
 def test_on_eight_devices(what):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

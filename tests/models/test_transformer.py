@@ -573,8 +573,7 @@ def test_shardings_of_heads_hidden_units_and_embeddings():
     attention, feed = there.blocks.attention.layers[0], there.blocks.feed_forward.layers[0]
 
     def spec(parameter):
-        return tuple(parameter.get_value().spec if hasattr(parameter, "get_value")
-                     else parameter.value.spec)  # fmt: skip
+        return tuple(jax.tree.leaves(parameter)[0].spec)
 
     for layer in (attention.query, attention.key, attention.value, feed.up, feed.gate):
         assert spec(layer.kernel) == (None, "data", "model")

@@ -219,3 +219,56 @@ def test_a_training_step_costs_its_convolutions_and_one_all_reduce(tpu_mesh):
     assert compiled.cost_analysis()["flops"] == pytest.approx(by_hand, rel=0.03)
     assert set(kinds(compiled)) == {"all-reduce"}
     assert kinds(compiled)["all-reduce"] <= 3
+
+
+WIRED = ("pre", "post", "deepnorm", "norm_scaling", "residual_dual")
+
+
+def decoder(**options):
+    """A small causal decoder's training step in bfloat16, and shapes to compile it for."""
+    network = nnx.eval_shape(
+        lambda: models.Transformer(
+            inputs=512, width=256, heads=2, depth=8, activation="swiglu", norm="rms",
+            dtype=jnp.bfloat16, rngs=nnx.Rngs(0), **options,
+        )
+    )  # fmt: skip
+
+    def step(network, x):
+        def loss(network):
+            logits = network(x).astype(jnp.float32)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, x)
+            return jnp.mean(losses)
+
+        return jax.grad(loss)(network)
+
+    return step, network, jax.ShapeDtypeStruct((4, 128), jnp.int32)
+
+
+@pytest.mark.parametrize("placement", WIRED)
+def test_training_step_of_a_transformer(placement, compile_for_tpu):
+    """Flops are those of its products: three times the forward ones, of a layer counted once."""
+    with jax.numpy_dtype_promotion("standard"):  # JAX's attention promotes
+        program = compile_for_tpu(*decoder(norm_placement=placement))
+    assert "f64[" not in program.as_text()
+    assert "callback" not in program.as_text()
+    layer = 256 * (4 * 256 + 3 * 688) + 2 * 128 * 256  # a token's weights, keys and values
+    by_hand = 3 * 2 * 4 * 128 * (layer + 256 * 512)
+    assert by_hand < program.cost_analysis()["flops"] < 1.15 * by_hand
+
+
+def test_a_transformer_split_by_data_and_model(tpu_mesh):
+    """Parameters take a quarter of a chip's memory each; heads and hidden units stay apart."""
+    mesh = tpu_mesh(data=2, model=2)
+    step, network, x = decoder()
+    there = models.shardings(network, mesh)
+    tokens = NamedSharding(mesh, P("data"))
+    split = jax.jit(step, in_shardings=(there, tokens), out_shardings=there)
+    whole = NamedSharding(mesh, P())
+    copied = jax.jit(step, in_shardings=(whole, tokens), out_shardings=whole)
+    with jax.numpy_dtype_promotion("standard"):
+        programs = [f.lower(network, x).compile() for f in (split, copied)]
+    sizes = [program.memory_analysis().argument_size_in_bytes for program in programs]
+    assert sizes[0] < 0.27 * sizes[1]
+    flops = [program.cost_analysis()["flops"] for program in programs]
+    assert flops[0] < 0.6 * flops[1]
+    assert "all-to-all" not in kinds(programs[0])
