@@ -90,6 +90,13 @@ from jaxact.analysis._tags import collect as collect
 from jaxact.analysis._tags import tag as tag
 from jaxact.analysis._tags import tag_units as tag_units
 from jaxact.analysis._tags import tapped as tapped
+from jaxact.analysis._tokens import attention_entropy as attention_entropy
+from jaxact.analysis._tokens import first_token_share as first_token_share
+from jaxact.analysis._tokens import massive_activation as massive_activation
+from jaxact.analysis._tokens import measure_attention as measure_attention
+from jaxact.analysis._tokens import token_cosine as token_cosine
+from jaxact.analysis._tokens import token_norm as token_norm
+from jaxact.analysis._tokens import token_residual as token_residual
 from jaxact.analysis._units import UnitRange as UnitRange
 from jaxact.analysis._units import UnitStates as UnitStates
 from jaxact.analysis._units import constant_units as constant_units

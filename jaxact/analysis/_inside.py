@@ -14,6 +14,7 @@ from jaxact.analysis._chain import ravel_example
 from jaxact.analysis._foreign import Foreign
 from jaxact.analysis._stream import LayerState, at_least_single, start_layers, update_layer
 from jaxact.analysis._tags import Mark, marked
+from jaxact.analysis._tokens import start_means, update_means
 from jaxact.analysis._uses import Use, numbered, uses
 from jaxact.analysis._weights import observe
 
@@ -188,6 +189,31 @@ def update_features(
         update(state, jnp.concatenate([found[cut.name] for cut in group]))
         for group, state in zip(groups(inside), states, strict=True)
     ]
+
+
+def token_groups(inside: Inside) -> list[list[Cut]]:
+    """The `groups` that have tokens between examples and units."""
+    return [group for group in groups(inside) if len(group[0].shape) > 2]
+
+
+def start_tokens(inside: Inside, names: list[str]) -> list[dict[str, Array]]:
+    """For each of the `token_groups` the sums of measures that have seen nothing."""
+    return [
+        start_means(sum(cut.steps or 1 for cut in group), names, at_least_single(group[0].dtype))
+        for group in token_groups(inside)
+    ]
+
+
+def update_tokens(
+    inside: Inside, arrays: list[Array], sums: list[dict[str, Array]], x: PyTree[Array]
+) -> list[dict[str, Array]]:
+    """The sums with one more batch seen."""
+    _, found = values(inside, arrays, x)
+    more = []
+    for group, before in zip(token_groups(inside), sums, strict=True):
+        h = jnp.concatenate([found[cut.name] for cut in group])
+        more.append(update_means(before, h.reshape(*h.shape[:2], -1, h.shape[-1])))
+    return more
 
 
 def weight_stacks(inside: Inside, arrays: list[Array]) -> dict[str, Float[Array, "layer o i"]]:

@@ -25,7 +25,10 @@ from jaxact.analysis._inside import (
     look_inside,
     output_jacobians,
     start_features,
+    start_tokens,
+    token_groups,
     update_features,
+    update_tokens,
     weight_stacks,
 )
 from jaxact.analysis._measurement import (
@@ -39,6 +42,7 @@ from jaxact.analysis._measures import MEASURES, taking
 from jaxact.analysis._moments import covariance
 from jaxact.analysis._stream import LayerState, at_least_single, measure_layers
 from jaxact.analysis._table import table
+from jaxact.analysis._tokens import means, quantities
 from jaxact.analysis._units import STATES
 from jaxact.analysis._view import participation_of_gram, smaller_gram
 from jaxact.analysis._weights import measure_matrices
@@ -46,7 +50,7 @@ from jaxact.analysis._weights import measure_matrices
 if TYPE_CHECKING:
     import pandas
 
-MEASURED = ("weight", "features", "jacobian", "output_jacobian", "gradient")
+MEASURED = ("weight", "features", "jacobian", "output_jacobian", "gradient", "tokens")
 """Objects that `measure` takes, in the order of its results."""
 
 
@@ -84,9 +88,10 @@ def measure(
         the first example.
       measures: names ``"OBJECT"`` or ``"OBJECT/NAME"``, the objects being ``weight``,
         ``features``, ``jacobian`` (of a layer's output in the input, at the first example),
-        ``output_jacobian`` (of the network's output in a layer's, there too) and ``gradient`` (of
-        the loss in a weight); the names those of `MEASURES` that are taken of them. By default
-        all of the first three, and with a ``loss`` the gradient.
+        ``output_jacobian`` (of the network's output in a layer's, there too), ``gradient`` (of the
+        loss in a weight) and ``tokens`` (of each example, what a layer puts out at its tokens: how
+        alike they are, and their rank); the names those of `MEASURES` that are taken of them. By
+        default all of the first three, and with a ``loss`` the gradient.
       layers: patterns of names, as of files; a weight also belongs to the modules that hold it.
       y: what the loss compares with, as first axis the examples; where ``x`` is of batches, each
         is a pair ``(inputs, targets)`` if there is a loss.
@@ -241,6 +246,8 @@ def _wanted(measures: Sequence[str] | None, loss: Any) -> dict[str, set[str] | N
 
 
 def _quantities(of: str) -> list[str]:
+    if of == "tokens":
+        return quantities(of)
     counted = [m.name for m in MEASURES.values() if m.function is None and m.object in ("", of)]
     return [m.name for m in taking("spectrum")] + counted + (STREAMED if of == "features" else [])
 
@@ -313,6 +320,8 @@ class _Probe:
         for of in list(self.wanted):
             lacking = not (chosen.uses if of in ("weight", "gradient") else chosen.cuts)
             why = "no layer has one" if lacking else ""
+            if of == "tokens" and not token_groups(chosen):
+                why = "no layer has an axis of tokens between examples and units"
             if of == "jacobian" and not floats:
                 why = "x holds more than floats, which alone have a derivative"
             if why and self.measures is not None:
@@ -343,6 +352,7 @@ class _Probe:
         self.weights = program(weight_stacks)
         self.gradient = program(gradient_stacks, self.loss)
         self.features = program(update_features)
+        self.tokens = program(update_tokens)
         self.jacobians = {
             "jacobian": program(jacobians),
             "output_jacobian": program(output_jacobians),
@@ -363,10 +373,14 @@ class _Probe:
         quick = {of for of, quantities in self.wanted.items() if quantities == QUICK}
         form = "scatter" if "features" in quick else "root"
         states = start_features(inside, form) if "features" in self.wanted else []
+        wanted = sorted(self.wanted.get("tokens") or quantities("tokens"))
+        sums = start_tokens(inside, wanted) if "tokens" in self.wanted else []
         gradient, seen = None, 0
         for x, y in itertools.chain([first], rest):
             if "features" in self.wanted:
                 states = self.features(arrays, states, x)
+            if "tokens" in self.wanted:
+                sums = self.tokens(arrays, sums, x)
             if "gradient" in self.wanted:
                 more, size = self.gradient(arrays, x, y), len(jax.tree.leaves(x)[0])
                 seen += size
@@ -374,6 +388,8 @@ class _Probe:
         if "features" in self.wanted:
             of_features = _quick_features if "features" in quick else _of_features
             found["features"] = of_features(inside, states, self.centred)
+        if "tokens" in self.wanted:
+            found["tokens"] = _of_tokens(inside, sums)
         stacks = {} if gradient is None else {"gradient": gradient}
         if "weight" in self.wanted:
             stacks["weight"] = self.weights(arrays)
@@ -401,6 +417,19 @@ def _of_features(inside: Inside, states: list[LayerState], centred: bool) -> dic
         for quantity, m in measure_layers(state, names, centred, "features").items():
             parts.setdefault(quantity, []).append(m)
     return {q: select(concatenate(ms), inside.layers) for q, ms in parts.items()}
+
+
+def _of_tokens(inside: Inside, sums: list[dict[str, Array]]) -> dict[str, Measurement]:
+    parts: dict[str, list[Measurement]] = {}
+    for group, each in zip(token_groups(inside), sums, strict=True):
+        names = tuple(name for cut in group for name in cut.names)
+        *_, units = shape = group[0].shape[1:]
+        shapes = ((math.prod(shape[:-1]), units),) * len(names)
+        for quantity, m in means(each, "tokens", names, shapes).items():
+            parts.setdefault(quantity, []).append(m)
+    known = {name for group in token_groups(inside) for cut in group for name in cut.names}
+    order = [name for name in inside.layers if name in known]
+    return {quantity: select(concatenate(ms), order) for quantity, ms in parts.items()}
 
 
 def _of_matrices(inside: Inside, of: str, stacks: dict[str, Array]) -> dict[str, Measurement]:

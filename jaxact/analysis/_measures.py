@@ -41,6 +41,14 @@ OBJECTS: dict[str, Object] = {
         "What blocks put out on training examples, uncentred: samples by units; positions of a "
         "feature map count as samples."
     ),
+    "tokens": Object(
+        "What a layer puts out at the tokens, or positions, of one example: tokens by units; means "
+        "over examples."
+    ),
+    "attention": Object(
+        "How much each token (rows) takes of each (columns) in one head of softmax attention; "
+        "means over examples and heads."
+    ),
     "jacobian": Object(
         "The derivative of a block's output in the network's input at one training example; ranks "
         "are means over examples."
@@ -55,7 +63,7 @@ OBJECTS: dict[str, Object] = {
     "network": Object("The whole network with its data.", matrix=False),
 }
 
-TAKES = ("spectrum", "features", "view", "")
+TAKES = ("spectrum", "features", "tokens", "view", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +80,7 @@ class Measure:
           first, or their logarithms where ``log``; ``tolerance`` (...) is the share of the largest
           from which on one counts.
         * ``"features"``: ``function(h)`` of features (layers, n, ..., units).
+        * ``"tokens"``: ``function(h)`` of matrices (..., rows, columns).
         * ``"view"``: ``function(view)`` of a `View`.
         * ``""``: None; some `measure_matrices` or `measure_stream` counts it.
       takes: what the function takes.

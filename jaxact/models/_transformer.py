@@ -69,7 +69,9 @@ class TransformerConfig(BlockConfig):
       norm_epsilon: of every norm; what the norm has if None.
       head_bias: whether logits have biases.
       implementation: of `jax.nn.dot_product_attention`: None, ``"xla"`` or ``"cudnn"``.
-      scan: as in `ResNetConfig`, and so remat and dtype.
+      scan: as in `ResNetConfig`, and so dtype.
+      remat: as there; by default attention and what is elementwise is recomputed, which takes no
+        more time than to keep it.
     """
 
     norm: Any = None
@@ -101,7 +103,7 @@ class TransformerConfig(BlockConfig):
     head_bias: bool = False
     implementation: str | None = None
     scan: bool = True
-    remat: Remat = None
+    remat: Remat = "conv"
     dtype: DTypeLike | None = None
 
     def __post_init__(self):
