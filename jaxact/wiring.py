@@ -326,6 +326,11 @@ class Wiring:
         return self.placement.normed
 
     @property
+    def sublayers(self) -> bool:
+        """Whether the branch can be any sublayer, as in a transformer."""
+        return self.placement.sublayers and not self.skip.normless
+
+    @property
     def placed(self) -> Placement:
         """The placement that blocks walk."""
         return _PLAIN if self.plain and not self.normed else self.placement

@@ -26,8 +26,35 @@ from jaxact.experiments._store import StudyError
 DataSet = Annotated[str, Must("", lambda name: True, training.DATASETS)]
 """The type of a config's field: what `training.load` takes. The help lists the names."""
 
-NETWORKS: dict[str, Callable[..., Any]] = {"mlp": models.MLPResNet, "conv": models.ConvResNet}
-"""Kinds of network: one square weight a block, or two 3 x 3 convolutions a block."""
+TOKENS = 4
+"""Rows and columns of tokens that a transformer makes of an image."""
+HEADS = 4
+
+
+def _mlp(shape: tuple[int, ...], classes: int, **choices: Any) -> Any:
+    return models.MLPResNet(math.prod(shape), classes, **choices)
+
+
+def _conv(shape: tuple[int, ...], classes: int, **choices: Any) -> Any:
+    return models.ConvResNet(shape[-1], classes, **choices)
+
+
+def _transformer(shape: tuple[int, ...], classes: int, **choices: Any) -> Any:
+    size, channels = shape[0], shape[-1]
+    fixed = dict(stem="patches", positions="learned", mask="none", pool="mean", bias=True)
+    sizes = dict(inputs=channels, outputs=classes, size=size, patch=size // TOKENS, heads=HEADS)
+    return models.Transformer(**fixed, **sizes, remat=None, **choices)
+
+
+NETWORKS: dict[str, Callable[..., Any]] = {"mlp": _mlp, "conv": _conv, "transformer": _transformer}
+"""Kinds of network by how one is made for images of a shape: one square weight a block, two 3 x 3
+convolutions a block, or a layer of attention and feed-forward, each wired by itself, on 16
+patches."""
+
+
+def takes(kind: str, word: str) -> bool:
+    """Whether a kind of network has a wiring: a transformer's sublayers have their activations."""
+    return kind != "transformer" or wiring.get(word).sublayers
 
 
 class Function(NamedTuple):
@@ -183,7 +210,7 @@ class Trials:
     def network(self, index: Int[Array, ""], key: Array, scale: Array | float = 1.0) -> Any:
         """A freshly initialized network, the gain of its blocks multiplied by ``scale``."""
         return NETWORKS[self.spec.kind](
-            self.x.shape[-1],
+            self.x.shape[1:],
             self.classes,
             width=self.spec.width,
             depth=self.spec.depth,

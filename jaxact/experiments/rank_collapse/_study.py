@@ -20,7 +20,18 @@ from jaxact.experiments._blocks import linear_maps
 from jaxact.experiments._cli import POSITIVE, Must, Words, among, at_least, known
 from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._grid import Cell, Grid
-from jaxact.experiments._networks import NETWORKS, Arm, DataSet, Spec, Trial, Trials, load_arrays
+from jaxact.experiments._networks import (
+    HEADS,
+    NETWORKS,
+    TOKENS,
+    Arm,
+    DataSet,
+    Spec,
+    Trial,
+    Trials,
+    load_arrays,
+    takes,
+)
 from jaxact.experiments._plots import FIRST, values_of, where
 from jaxact.experiments._report import study_report, write_report
 from jaxact.experiments._store import write_json, write_table
@@ -59,7 +70,8 @@ def _of_one_stream(word: str) -> bool:
 
 
 def _measurable() -> list[str]:
-    return [m.name for m in analysis.MEASURES.values() if m.function is not None or m.name == LOGS]
+    known = [m for m in analysis.MEASURES.values() if m.object != "attention"]
+    return [m.name for m in known if m.function is not None or m.name == LOGS]
 
 
 Count = Annotated[int, at_least(1)]
@@ -78,8 +90,10 @@ class RankCollapse:
     preset: Literal["default", "quick", "paper"] = "default"
     """Where the values come from that are not given: default (some minutes on 2 cores), quick
     (about a minute), paper (an accelerator)."""
-    networks: Annotated[tuple[str, ...], among(NETWORKS)] = tuple(NETWORKS)
-    """Kinds of network: mlp (one square weight a block), conv (two 3 x 3 convolutions a block)."""
+    networks: Annotated[tuple[str, ...], among(NETWORKS)] = ("mlp", "conv")
+    """Kinds of network: mlp (one square weight a block), conv (two 3 x 3 convolutions a block),
+    transformer (a block is a layer of attention and feed-forward, each wired by itself, on 16
+    patches of an image; wirings whose activations are outside of the sublayers are left out)."""
     wirings: Wirings = FIRST
     """Words of jaxact.wiring: a placement of the norm, a skip of a network without norm, or both as
     in pre+layerscale."""
@@ -89,6 +103,8 @@ class RankCollapse:
     """Numbers of blocks of the mlp networks."""
     conv_depths: Annotated[tuple[int, ...], at_least(1)] = (6,)
     """Numbers of blocks of the conv networks."""
+    transformer_depths: Annotated[tuple[int, ...], at_least(1)] = (24,)
+    """Numbers of layers of the transformers."""
     seeds: Annotated[
         tuple[int, ...], at_least(0), Must("be less than 2**32", lambda seed: seed < 2**32)
     ] = (0, 1, 2)
@@ -100,6 +116,10 @@ class RankCollapse:
     """Units of the mlp networks."""
     conv_width: Count = 8
     """Channels of the conv networks."""
+    transformer_width: Annotated[
+        int, Must(f"be a multiple of the {HEADS} heads", lambda width: width % HEADS == 0)
+    ] = 16
+    """Units of a token of the transformers."""
     dataset: DataSet = "digits"
     """A name in jaxact.training.DATASETS, such as digits (shipped with scikit-learn), the path of
     an .npz file with arrays x and y, or of a CIFAR archive."""
@@ -120,6 +140,7 @@ class RankCollapse:
         LOGS,
         "frobenius_norm",
         "cosine_similarity",
+        "token_cosine",
         "loss",
     )
     """Names in jaxact.analysis.MEASURES. Those of a spectrum are taken of weights, gradients and
@@ -167,12 +188,20 @@ def grid(config: RankCollapse, data: training.Dataset) -> Grid:
     Returns:
       The grid; the activations of one network, wiring and depth share a compiled program.
     """
-    depths = {"mlp": config.depths, "conv": config.conv_depths}
+    depths = {
+        "mlp": config.depths,
+        "conv": config.conv_depths,
+        "transformer": config.transformer_depths,
+    }
     cells = [
         {"network": network, **cell}
         for network in config.networks
         for cell in _grid.product(
-            {"wiring": config.wirings, "depth": depths[network], "activation": config.activations}
+            {
+                "wiring": [word for word in config.wirings if takes(network, word)],
+                "depth": depths[network],
+                "activation": config.activations,
+            }
         )
     ]
 
@@ -192,7 +221,11 @@ def trials(config: RankCollapse, data: training.Dataset, cell: Cell) -> Trials:
         cell["wiring"],
         cell["depth"],
         kind=cell["network"],
-        width=config.width if cell["network"] == "mlp" else config.conv_width,
+        width={
+            "mlp": config.width,
+            "conv": config.conv_width,
+            "transformer": config.transformer_width,
+        }[cell["network"]],
         activations=config.activations,
         norm=config.norm,
         marks="ends",
@@ -211,8 +244,9 @@ def observe(config: RankCollapse, spec: Spec, view: analysis.View) -> dict[str, 
 
     Returns:
       ``weight`` and ``gradient``, by parameter the matrices of all layers (layer, o, i);
-      ``weight_product`` and ``block_product``, the factors of each as linear maps (layer, f, o, i),
-      f counting the frequencies of a circular convolution; ``features`` (block + 1, samples, c);
+      ``products``, ``weight_product`` and ``block_product``, the factors of each as linear maps
+      (layer, f, o, i), f counting the frequencies of a circular convolution (none of a
+      transformer, whose attention is no linear map); ``features`` (block + 1, samples, c);
       ``jacobian``, factored, at the depths of the grid; and ``values``, by measure a number or one
       for each block.
     """
@@ -223,20 +257,32 @@ def observe(config: RankCollapse, spec: Spec, view: analysis.View) -> dict[str, 
     )
     depths = np.array(depth_grid(spec.depth, config.grid)) - 1
     _, gradient = analysis.gradients(view.chain, view.cost, view.x)
-    of_weights, of_blocks = linear_maps(spec, view.body.params, view.x.shape[1:3])
+    products = {}
+    if spec.kind != "transformer":
+        maps = linear_maps(spec, view.body.params, view.x.shape[1:3])
+        products = dict(zip(("weight_product", "block_product"), maps, strict=True))
     return {
         "weight": _by_parameter(view.chain),
         "gradient": _by_parameter(gradient),
-        "weight_product": of_weights,
-        "block_product": of_blocks,
+        "products": products,
         "features": analysis.feature_matrix(view.hidden),
         "jacobian": jax.tree.map(lambda leaf: leaf[:, depths], jacobians),
         "values": {
-            of.name: function(view.hidden if of.takes == "features" else view)
+            of.name: _value(of, view)
             for of in map(analysis.MEASURES.__getitem__, config.measures)
-            if (function := of.function) and of.takes != "spectrum"
+            if of.function and of.takes != "spectrum"
+            if of.takes != "tokens" or view.hidden.ndim > 3
         },
     }
+
+
+def _value(of: analysis.Measure, view: analysis.View) -> Array:
+    """A measure that is none of a spectrum; of tokens the mean over the examples."""
+    function: Any = of.function
+    if of.takes == "tokens":
+        h = view.hidden
+        return jnp.mean(function(h.reshape(*h.shape[:2], -1, h.shape[-1])), axis=1)
+    return function(view.hidden) if of.takes == "features" else function(view)
 
 
 def _by_parameter(chain: analysis.Chain) -> dict[str, Array]:
@@ -328,10 +374,8 @@ def _rows(config: RankCollapse, program: Trials, trial: Trial) -> Iterator[pd.Da
     features = seen["features"]
     yield from rows(matrix_measures(features, names), range(features.shape[2]), object="features")
     logs = {
-        of: product_logs(seen[of], tuple(seen[of].shape[2] // depth * d for d in depths))[
-            :, :, None
-        ]
-        for of in ("weight_product", "block_product")
+        of: product_logs(maps, tuple(maps.shape[2] // depth * d for d in depths))[:, :, None]
+        for of, maps in seen["products"].items()
     }
     for of, found in {**logs, "jacobian": jacobian_logs(seen["jacobian"])}.items():
         means = {
@@ -377,6 +421,18 @@ def run(config: RankCollapse) -> pathlib.Path:
             f"be at most the {len(data.train_x)} training examples", len(data.train_x).__ge__
         )
         _cli.check(name, getattr(config, name), most)
+    if "transformer" in config.networks:
+        sides = data.train_x.shape[1:3]
+        patched = Must(
+            f"be of square images whose sides {TOKENS} divides for transformers; got {sides}",
+            lambda _: len(sides) == 2 and sides[0] == sides[1] and sides[0] % TOKENS == 0,
+        )
+        _cli.check("dataset", config.dataset, patched)
+        some = Must(
+            "hold one that transformers have",
+            lambda _: any(takes("transformer", word) for word in config.wirings),
+        )
+        _cli.check("wirings", " ".join(config.wirings), some)
     fields = _cli.outcome_fields(config)
     folder = _grid.open_run(config.out, fields, resume=config.resume, share=config.share)
     cells = grid(config, data)
