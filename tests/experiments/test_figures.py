@@ -8,6 +8,7 @@ import pytest
 
 from jaxact import theory, wiring
 from jaxact.experiments import StudyError, _plots, figures
+from jaxact.experiments.figures import _transformers
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")  # optax's Adam
 
@@ -65,6 +66,24 @@ def test_spread_of_the_jacobian_grows_as_its_law_says():
     assert set(order[2:4]) == {"pre", "sandwich"}  # one law
     assert order[4:] == ["res_post", "norm_free", "post", "plain"]
     assert set(order) == {word for word in wiring.names() if theory.covered(word)}
+
+
+@pytest.mark.slow
+def test_transformers_at_initialization_follow_their_papers():
+    """Xiong et al. 2020, theorem 1: the last gradient's slope by depth is 0 and -1/2."""
+    table = drawn("transformer_signal").numbers
+    gradient = table[table.quantity == "gradient_norm"]
+    of = dict(list(gradient.groupby("wiring", observed=True)))
+    assert abs(_transformers.slope(of["post"], "depth")) < 0.25
+    assert _transformers.slope(of["pre"], "depth") == pytest.approx(-0.5, abs=0.1)
+    stream = table[table.quantity == "stream_variance"]
+    of = dict(list(stream.groupby("wiring", observed=True)))
+    assert _transformers.slope(of["pre"], "layer") == pytest.approx(1, abs=0.1)
+    assert _transformers.slope(of["norm_scaling"], "layer") < 0.5  # Sun et al. 2025: it grows less
+    cosine = table[(table.quantity == "token_cosine") & (table.layer == table.layer.max())]
+    last = cosine.groupby("wiring", observed=True).value.median()
+    assert last["post"] > 0.99
+    assert last["deepnorm"] < last["norm_scaling"] < last["pre"] < 0.9
 
 
 @pytest.mark.slow
