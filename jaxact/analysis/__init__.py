@@ -113,7 +113,6 @@ from jaxact.analysis._view import participation_by_block as participation_by_blo
 from jaxact.analysis._view import resolve as resolve
 from jaxact.analysis._view import view as view
 from jaxact.analysis._view import weights as weights
-from jaxact.analysis._weights import OUTPUTS_FIRST as OUTPUTS_FIRST
 from jaxact.analysis._weights import as_matrices as as_matrices
 from jaxact.analysis._weights import measure_matrices as measure_matrices
 from jaxact.analysis._weights import weight_matrices as weight_matrices

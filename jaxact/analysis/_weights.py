@@ -1,8 +1,10 @@
 """Weight matrices: of a network by layer, of a checkpoint by name, and what is measured on them."""
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +24,13 @@ from jaxact.analysis._measurement import (
 from jaxact.analysis._singularities import ELIMINATED, eliminated
 
 LAYOUTS = ("hwio", "oihw")
-OUTPUTS_FIRST = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx")
-"""Suffixes of files whose kernels have the axes outputs, inputs, space."""
+BATCH = 2**24
+"""Entries of the matrices that are decomposed at once, or one matrix if it has more."""
+
+# Arrays of several axes that are no weights: masks, and axes of size one before embeddings.
+_MASK = re.compile(r".*\battn\.(masked_)?bias")
+_EMBEDDING = re.compile(r".*(pos\w*_embed\w*|_tokens?)")
+_EXPERTS = re.compile(r".*\bexperts\b.*")
 
 
 def unfold(kernel: Float[Array, "*batch i o"] | Float[Array, "*batch h w i o"], ndim: int) -> Array:
@@ -74,7 +81,8 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
 
         * a `Chain`: its weight matrices;
         * a mapping from names to arrays, such as a checkpoint's (floats of two axes are matrices,
-          of three to five axes convolution kernels, taken unfolded; all else is left out);
+          of three to five axes convolution kernels, taken unfolded, or ``experts``, one matrix
+          each; all else is left out, and so are masks ``attn.bias`` and class tokens);
         * the path of a checkpoint, as `jaxact.io.read_arrays` reads it;
         * a module of Flax NNX or Equinox: its arrays, as a mapping's;
         * a stack (layers, m, n);
@@ -94,7 +102,7 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
         matrix, a matrix is empty, or there is none.
     """
     if isinstance(source, str | pathlib.Path):
-        foreign = pathlib.Path(source).suffix in OUTPUTS_FIRST
+        foreign = io.outputs_first(source)
         layout = ("oihw" if foreign else "hwio") if layout is None else layout
         source = io.read_arrays(source)
     elif is_module(source):
@@ -113,9 +121,9 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
     elif isinstance(source, Mapping):
         found = {}
         for name, value in source.items():
-            array = _numbers(name, value)
-            if 2 <= array.ndim <= 5 and _is_float(array):
-                found[str(name)] = _outputs_first(array, layout)
+            for part, array in _weights(str(name), _numbers(name, value)):
+                if 2 <= array.ndim <= 5 and _is_float(array):
+                    found[part] = _outputs_first(array, layout)
     elif isinstance(source, Sequence) or hasattr(source, "ndim"):
         found = {}
         for number, value in enumerate(source, start=1):
@@ -137,6 +145,16 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
     if not found:
         raise ValueError("source must hold at least one matrix of floats; it holds none")
     return found
+
+
+def _weights(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The kernels in an array of a checkpoint: none of a mask, several of stacked experts."""
+    if _EMBEDDING.fullmatch(name):
+        array = array[(0,) * next((i for i, n in enumerate(array.shape) if n > 1), array.ndim)]
+    if array.ndim == 3 and _EXPERTS.fullmatch(name):
+        yield from ((f"{name}.{number}", expert) for number, expert in enumerate(array))
+    elif not _MASK.fullmatch(name):
+        yield name, array
 
 
 def _is_float(array: np.ndarray) -> bool:
@@ -166,7 +184,8 @@ def measure_matrices(
 ) -> dict[str, Measurement]:
     """Every rank and norm of every matrix, whatever holds them.
 
-    Matrices of equal shape are measured as one batch, in the widest dtype of all, at least float32.
+    Matrices of equal shape are measured in batches, in the widest dtype of all, at least float32.
+    A file's are read as they are measured: memory is bounded by a batch, or by the largest matrix.
 
     Args:
       source: as `as_matrices` takes it.
@@ -192,20 +211,39 @@ def measure_matrices(
     matrices = as_matrices(source, layout=layout)
     kinds = {jax.dtypes.canonicalize_dtype(m.dtype) for m in matrices.values()}
     dtype = jnp.float64 if jnp.float64 in kinds else jnp.float32
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for name, matrix in matrices.items():
-        groups.setdefault(matrix.shape, []).append(name)
+    groups = batches({name: matrix.shape for name, matrix in matrices.items()})
     seen = []
-    for group in progress(list(groups.values())):
-        seen.append(observe(jnp.stack([jnp.asarray(matrices[name], dtype) for name in group])))
+    for group in progress(groups):
+        seen.append(observe(jnp.asarray(stacked([matrices[name] for name in group], dtype))))
     # Spectra of one length are measured by one compiled program.
     s = spectra_of_one_length([found[0] for found in seen])
     missing, rows = (jnp.concatenate([found[i] for found in seen]) for i in (1, 2))
-    names = [name for group in groups.values() for name in group]
+    names = [name for group in groups for name in group]
     shapes = [matrices[name].shape for name in names]
     found = measure_spectrum(s, shape=shapes, object=object, layers=tuple(names))
     found = _with_counts(found, missing, rows)
     return {quantity: select(m, list(matrices)) for quantity, m in found.items()}
+
+
+def batches(shapes: Mapping[str, tuple[int, ...]], /) -> list[list[str]]:
+    """Names of equal shape, together as far as they have no more than `BATCH` entries."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, shape in shapes.items():
+        groups.setdefault(shape, []).append(name)
+    return [
+        group[start : start + most]
+        for shape, group in groups.items()
+        for most in [max(1, BATCH // math.prod(shape))]
+        for start in range(0, len(group), most)
+    ]
+
+
+def stacked(matrices: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+    """Matrices as one array of a dtype: the one copy of them in memory."""
+    stack = np.empty((len(matrices), *matrices[0].shape), dtype)
+    for place, matrix in enumerate(matrices):
+        stack[place] = matrix
+    return stack
 
 
 def _with_counts(

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxact.io import _safetensors, _torch_file
+from jaxact.io import _folder, _safetensors, _torch_file
 from jaxact.io._mapped import mapped, member, view
 from jaxact.io._order import by_depth
 
 _TORCH = (".pth", ".pt", ".bin", ".ckpt")
-_KNOWN = ".safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or a folder of orbax"
+_KNOWN = ".safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or a folder of a model or of orbax"
 
 
 def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
@@ -26,7 +26,9 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
     ``.onnx``                       the initializers, in the order in which the graph uses them;
                                     needs ``pip install 'jaxact[onnx]'``
     ``.npz``                        mapped where it is stored without compression
-    a folder                        a checkpoint of orbax
+    a folder                        the weights of one model, in one file or in shards with an
+                                    index (``model.safetensors.index.json``), as language models
+                                    are published; else a checkpoint of orbax
     =============================== ============================================================
 
     Names in nested containers are joined by dots (``state_dict.fc.weight``). Numbers and texts that
@@ -39,10 +41,11 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
 
     Returns:
       The arrays by name, in the file's order; where that is alphabetical (safetensors writes names
-      so) in order of depth: 2 before 10, embeddings and stems first, heads last.
+      so) in order of depth: 2 before 10, embeddings and stems first, heads last, attention (query,
+      key, value, output) before the feed-forward part.
 
     Raises:
-      FileNotFoundError: if there is nothing at ``path``.
+      FileNotFoundError: if there is nothing at ``path``, or a shard is missing.
       ValueError: if its kind is not known, or it is damaged, or asks for code to be run.
       ModuleNotFoundError: if ONNX files are not supported by what is installed.
 
@@ -57,13 +60,36 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path must be an existing file or folder; got {path}")
-    if path.is_dir():
-        return by_depth(_orbax(path))
+    if not path.is_dir():
+        return by_depth(_file(path))
+    if files := _folder.weight_files(path):
+        kinds = {file.suffix for file in files}
+        # Shards of safetensors follow depth, but the names in each are in alphabetical order.
+        ordered = False if kinds == {".safetensors"} else None
+        return by_depth(_folder.read(files, _file), ordered=ordered)
+    return by_depth(_orbax(path))
+
+
+def outputs_first(path: str | pathlib.Path, /) -> bool:
+    """Whether the kernels of a file have the axes outputs, inputs, space, as PyTorch's do.
+
+    Args:
+      path: of a file or folder, as `read_arrays` takes it.
+
+    Returns:
+      True of safetensors, PyTorch and ONNX; False of all else, which has space, inputs, outputs.
+    """
+    path = pathlib.Path(path)
+    files = list(_folder.weight_files(path)) if path.is_dir() else [path]
+    return bool(files) and files[0].suffix in (".safetensors", ".onnx", *_TORCH)
+
+
+def _file(path: pathlib.Path) -> dict[str, np.ndarray]:
     readers = {".safetensors": _safetensors.read, ".onnx": _onnx, ".npz": _npz}
     readers |= dict.fromkeys(_TORCH, _torch_file.read)
     if path.suffix not in readers:
         raise ValueError(f"path must end in {_KNOWN}; got {path}")
-    return by_depth(readers[path.suffix](path))
+    return readers[path.suffix](path)
 
 
 def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:

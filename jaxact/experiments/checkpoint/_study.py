@@ -27,7 +27,8 @@ class Checkpoint:
     """Where the weights of checkpoints carry their rank, layer by layer; several are compared."""
 
     files: tyro.conf.Positional[tuple[pathlib.Path, ...]]
-    """The checkpoints: .safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or folders of orbax."""
+    """The checkpoints: .safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or folders of a language
+    model (weights in shards, beside a config.json) or of orbax."""
     layout: Literal["auto", "hwio", "oihw"] = "auto"
     """Axes of convolution kernels: hwio (Flax), oihw (PyTorch, ONNX); auto goes by the file."""
     match: Annotated[str, tyro.conf.arg(metavar="REGEX")] = ""
@@ -90,7 +91,9 @@ def run(config: Checkpoint) -> pd.DataFrame:
 
 def _names(files: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
     """The shortest ends of the files' paths that tell them apart, as names of cells."""
-    whole = {file: file.absolute().with_suffix("").parts[1:] for file in files}
+    paths = {file: file.absolute() for file in files}
+    # A folder's name may have a point in it that begins no ending.
+    whole = {f: (p if p.is_dir() else p.with_suffix("")).parts[1:] for f, p in paths.items()}
     for length in range(1, max(map(len, whole.values())) + 1):
         names = {file: "_".join(parts[-length:]) for file, parts in whole.items()}
         if len(set(names.values())) == len(files):
@@ -109,7 +112,7 @@ def _measured(config: Checkpoint, matrices: dict[str, np.ndarray]) -> pd.DataFra
 def _layout(config: Checkpoint, file: pathlib.Path) -> str:
     if config.layout != "auto":
         return config.layout
-    return "oihw" if file.suffix in analysis.OUTPUTS_FIRST else "hwio"
+    return "oihw" if io.outputs_first(file) else "hwio"
 
 
 def _matrices(config: Checkpoint, file: pathlib.Path) -> dict[str, np.ndarray]:
