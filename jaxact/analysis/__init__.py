@@ -10,6 +10,12 @@ one tidy frame.
 
 from jaxact.analysis._alignment import batch_hsic as batch_hsic
 from jaxact.analysis._alignment import stream_cka as stream_cka
+from jaxact.analysis._attention import Attention as Attention
+from jaxact.analysis._attention import Label as Label
+from jaxact.analysis._attention import attention_layers as attention_layers
+from jaxact.analysis._attention import head_matrices as head_matrices
+from jaxact.analysis._attention import labels as labels
+from jaxact.analysis._attention import measure_circuits as measure_circuits
 from jaxact.analysis._chain import Chain as Chain
 from jaxact.analysis._chain import Segment as Segment
 from jaxact.analysis._chain import as_chain as as_chain
@@ -113,6 +119,8 @@ from jaxact.analysis._view import participation_by_block as participation_by_blo
 from jaxact.analysis._view import resolve as resolve
 from jaxact.analysis._view import view as view
 from jaxact.analysis._view import weights as weights
+from jaxact.analysis._weights import Matrix as Matrix
 from jaxact.analysis._weights import as_matrices as as_matrices
 from jaxact.analysis._weights import measure_matrices as measure_matrices
+from jaxact.analysis._weights import unread_matrices as unread_matrices
 from jaxact.analysis._weights import weight_matrices as weight_matrices

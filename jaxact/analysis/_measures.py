@@ -29,6 +29,15 @@ OBJECTS: dict[str, Object] = {
         "A weight matrix, outputs by inputs; a convolution's kernel unfolded, outputs by (height x "
         "width x inputs)."
     ),
+    "head": Object(
+        "The part of a weight matrix that belongs to one head of attention: its rows of a query, "
+        "key or value, its columns of an output."
+    ),
+    "circuit": Object(
+        "What a head of attention compares, W_Q^T W_K (query_key), or moves, W_O W_V "
+        "(value_output), as a matrix of the layer's width; no rank, nor k, exceeds the width of "
+        "the head. Biases, norms and rotations by position are left out."
+    ),
     "weight_product": Object(
         "The product of the blocks' weights up to a depth, W_l ... W_1, without skips; "
         "convolutions as circular operators on the network's feature map."

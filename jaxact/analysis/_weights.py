@@ -5,12 +5,12 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jaxact import io, spectral
 from jaxact.analysis._chain import Chain
@@ -22,6 +22,23 @@ from jaxact.analysis._measurement import (
     spectra_of_one_length,
 )
 from jaxact.analysis._singularities import ELIMINATED, eliminated
+
+
+class Matrix(NamedTuple):
+    """A matrix that is read when it is measured.
+
+    Attributes:
+      view: its entries, of a file that is mapped or in memory, with any number of axes.
+      shape: (outputs, inputs).
+    """
+
+    view: Shaped[np.ndarray, "..."]
+    shape: tuple[int, int]
+
+    def read(self) -> Shaped[np.ndarray, "o i"]:
+        """The matrix; a copy only where its view has other axes in memory."""
+        return self.view.reshape(self.shape)
+
 
 LAYOUTS = ("hwio", "oihw")
 BATCH = 2**24
@@ -96,6 +113,22 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
       By name, in the order of the source, matrices (outputs, inputs).
 
     Raises:
+      TypeError, ValueError, FileNotFoundError: as `unread_matrices`.
+    """
+    return {name: m.read() for name, m in unread_matrices(source, layout=layout).items()}
+
+
+def unread_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, Matrix]:
+    """`as_matrices`, of which none is copied before it is used.
+
+    Args:
+      source: as for `as_matrices`; also a mapping to such matrices.
+      layout: see `as_matrices`.
+
+    Returns:
+      By name, in the order of the source.
+
+    Raises:
       TypeError: if ``source`` is none of these, or holds something that is not an array of numbers.
       FileNotFoundError: if there is nothing at the path.
       ValueError: if ``layout`` is unknown, the file cannot be read, an item of a sequence is not a
@@ -111,21 +144,22 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
     layout = "hwio" if layout is None else layout
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
+    found: dict[str, Matrix] = {}
     if isinstance(source, Chain):
-        found = {}
         for segment, stacks in weight_matrices(source).items():
             for path, stack in stacks.items():
                 name = ".".join(part for part in (segment, path) if part)
                 for number, matrix in enumerate(np.asarray(stack), start=1):
-                    found[f"{name}.{number}" if len(stack) > 1 else name] = matrix
+                    found[f"{name}.{number}" if len(stack) > 1 else name] = _plain(matrix)
     elif isinstance(source, Mapping):
-        found = {}
         for name, value in source.items():
+            if isinstance(value, Matrix):
+                found[name] = value
+                continue
             for part, array in _weights(str(name), _numbers(name, value)):
                 if 2 <= array.ndim <= 5 and _is_float(array):
                     found[part] = _outputs_first(array, layout)
     elif isinstance(source, Sequence) or hasattr(source, "ndim"):
-        found = {}
         for number, value in enumerate(source, start=1):
             array = _numbers(f"layer_{number}", value)
             if array.ndim != 2 or not _is_float(array):
@@ -133,7 +167,7 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
                     f"layer_{number} must be a matrix of floats; got shape {array.shape}, "
                     f"dtype {array.dtype}"
                 )
-            found[f"layer_{number}"] = array
+            found[f"layer_{number}"] = _plain(array)
     else:
         raise TypeError(
             "source must be a chain, a module, a mapping of arrays, a path, a stack or a sequence "
@@ -168,10 +202,14 @@ def _numbers(name: object, value: Any) -> np.ndarray:
     return array
 
 
-def _outputs_first(kernel: np.ndarray, layout: str) -> np.ndarray:
+def _plain(matrix: np.ndarray) -> Matrix:
+    return Matrix(matrix, (matrix.shape[0], matrix.shape[1]))
+
+
+def _outputs_first(kernel: np.ndarray, layout: str) -> Matrix:
     if layout == "hwio":
         kernel = np.moveaxis(kernel, -1, 0)
-    return kernel.reshape(len(kernel), -1)
+    return Matrix(kernel, (len(kernel), math.prod(kernel.shape[1:])))
 
 
 def measure_matrices(
@@ -208,13 +246,14 @@ def measure_matrices(
       >>> found["numerical_rank"].value.tolist(), found["non_finite"].value.tolist()
       ([3, 0, 0], [0, 0, 4])
     """
-    matrices = as_matrices(source, layout=layout)
-    kinds = {jax.dtypes.canonicalize_dtype(m.dtype) for m in matrices.values()}
+    matrices = unread_matrices(source, layout=layout)
+    kinds = {jax.dtypes.canonicalize_dtype(m.view.dtype) for m in matrices.values()}
     dtype = jnp.float64 if jnp.float64 in kinds else jnp.float32
     groups = batches({name: matrix.shape for name, matrix in matrices.items()})
     seen = []
     for group in progress(groups):
-        seen.append(observe(jnp.asarray(stacked([matrices[name] for name in group], dtype))))
+        read = stacked((matrices[name].read() for name in group), len(group), dtype)
+        seen.append(observe(jnp.asarray(read)))
     # Spectra of one length are measured by one compiled program.
     s = spectra_of_one_length([found[0] for found in seen])
     missing, rows = (jnp.concatenate([found[i] for found in seen]) for i in (1, 2))
@@ -226,22 +265,25 @@ def measure_matrices(
 
 
 def batches(shapes: Mapping[str, tuple[int, ...]], /) -> list[list[str]]:
-    """Names of equal shape, together as far as they have no more than `BATCH` entries."""
+    """Names of equal shape, or pairs of shapes, together up to `BATCH` entries."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, shape in shapes.items():
         groups.setdefault(shape, []).append(name)
     return [
         group[start : start + most]
         for shape, group in groups.items()
-        for most in [max(1, BATCH // math.prod(shape))]
+        for entries in [sum(math.prod(shape[i : i + 2]) for i in range(0, len(shape), 2))]
+        for most in [max(1, BATCH // entries)]
         for start in range(0, len(group), most)
     ]
 
 
-def stacked(matrices: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
-    """Matrices as one array of a dtype: the one copy of them in memory."""
-    stack = np.empty((len(matrices), *matrices[0].shape), dtype)
+def stacked(matrices: Iterable[np.ndarray], count: int, dtype: Any) -> np.ndarray:
+    """Matrices, made one after another, as one array."""
+    stack = np.zeros(0)
     for place, matrix in enumerate(matrices):
+        if not place:
+            stack = np.empty((count, *matrix.shape), dtype)
         stack[place] = matrix
     return stack
 

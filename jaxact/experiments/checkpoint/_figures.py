@@ -44,13 +44,13 @@ def draw(table: pd.DataFrame) -> Iterator[Drawing]:
         if ranks:
             yield _ranks(own, ranks, f"ranks{ending}")
         if "log_singular_value" in measured:
-            yield _spectra(where(own, quantity="log_singular_value"), f"spectra{ending}")
+            yield _spectra(where(own, object="weight", quantity="log_singular_value"), f"spectra{ending}")
 
 
 def wide(table: pd.DataFrame, quantities: list[str]) -> pd.DataFrame:
     """A row for each layer, a column for each quantity; missing where it was not measured."""
     keys = ["file", "layer", "name", "rows", "columns"]
-    rows = table[table["index"] == 0]
+    rows = where(table, table["index"] == 0, object="weight")
     found = rows.pivot_table(index=keys, columns="quantity", values="value", aggfunc="first")
     return found.reindex(columns=quantities).reset_index().rename_axis(columns=None)
 

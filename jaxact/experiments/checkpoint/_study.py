@@ -1,18 +1,20 @@
 """The study of checkpoints: files to one table, figures and a report."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import tyro
+from tqdm import tqdm
 
 from jaxact import analysis, io
 from jaxact.experiments import _cli
-from jaxact.experiments._cli import Words, among
+from jaxact.experiments._cli import Words, among, at_least
 from jaxact.experiments._grid import Grid, run_grid
 from jaxact.experiments._report import study_report, write_report
 from jaxact.experiments._store import Run, StudyError, write_table
@@ -20,6 +22,15 @@ from jaxact.experiments.checkpoint import _figures
 
 SPECTRA = Words(lambda: [measure.name for measure in analysis.taking("spectrum")])
 COUNTS = ("eliminated_outputs", "non_finite")
+COLUMNS = ("file", *analysis.COLUMNS, "possible", "attention", "part", "head")
+"""Of the table: those of `jaxact.analysis.table`, and what a matrix is in its network."""
+
+
+class Weights(NamedTuple):
+    """What a file holds: matrices, and the attentions among them."""
+
+    matrices: dict[str, analysis.Matrix]
+    layers: dict[str, analysis.Attention]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +42,10 @@ class Checkpoint:
     model (weights in shards, beside a config.json) or of orbax."""
     layout: Literal["auto", "hwio", "oihw"] = "auto"
     """Axes of convolution kernels: hwio (Flax), oihw (PyTorch, ONNX); auto goes by the file."""
+    heads: Annotated[int | None, at_least(1)] = None
+    """Heads of every attention; by default as many as the config.json beside the weights says."""
+    by_head: bool = True
+    """Measure the heads of attention apart, and what they compare (W_Q^T W_K) and move (W_O W_V)."""
     match: Annotated[str, tyro.conf.arg(metavar="REGEX")] = ""
     """Measure only arrays whose name this regular expression finds."""
     measures: Annotated[tuple[str, ...], among(SPECTRA)] = ()
@@ -48,8 +63,10 @@ def run(config: Checkpoint) -> pd.DataFrame:
       config: what to read and where to write.
 
     Returns:
-      The table, as `jaxact.analysis.table` gives it, with a first column ``file``. The folder holds
-      it as ``table.parquet``, beside ``cells/`` (a table for each file), ``figures/`` (PNG and
+      The table, as `jaxact.analysis.table` gives it, with a first column ``file`` and, of every
+      matrix, its ``possible`` rank, and its ``attention``, ``part`` and ``head`` (-1: all heads).
+      Its objects are ``weight``, and of attentions whose heads are known ``head`` and ``circuit``.
+      The folder holds it as ``table.parquet``, beside ``cells/`` (a table for each file), ``figures/`` (PNG and
       SVG), ``report.html``, ``config.json`` and ``manifest.json``; each file is whole or absent.
 
     Raises:
@@ -60,7 +77,7 @@ def run(config: Checkpoint) -> pd.DataFrame:
     if not config.files:
         raise StudyError("files: must name at least one; got none")
     for file in config.files:
-        _matrices(config, file)
+        _read(config, file)
     fields = _cli.outcome_fields(config)
     folder = Run.open(config.out, fields, resume=config.resume)
     names = _names(config.files)
@@ -68,20 +85,20 @@ def run(config: Checkpoint) -> pd.DataFrame:
         [{"file": file} for file in config.files],
         ["file"],
         name=lambda cell: names[cell["file"]],
-        prepare=lambda cells: _matrices(config, cells[0]["file"]),
-        measure=lambda cells, matrices: [_measured(config, matrices)],
+        prepare=lambda cells: _read(config, cells[0]["file"]),
+        measure=lambda cells, weights: [_measured(config, weights)],
         finish=lambda cell, rows, spent: rows.assign(file=names[cell["file"]]),
     )
     with _cli.Progress(len(grid.cells), unit="file") as bar:
         run_grid(grid, folder, bar)
-    table = folder.table(grid.names).reindex(columns=["file", *analysis.COLUMNS])
+    table = folder.table(grid.names).reindex(columns=[*COLUMNS])
     write_table(config.out / "table.parquet", table)
     blocks = study_report(
         f"The weights of {' and '.join(file.name for file in config.files)}",
         _headline(table),
         _figures.draw(table),
         summary=summary(table),
-        names=["weight", *table.quantity.unique()],
+        names=[*table.object.unique(), *table.quantity.unique()],
         config=fields,
         facts=folder.facts,
     )
@@ -103,10 +120,18 @@ def _names(files: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
     )
 
 
-def _measured(config: Checkpoint, matrices: dict[str, np.ndarray]) -> pd.DataFrame:
-    found = analysis.measure_matrices(matrices, layout="oihw")  # they have their rows first
+def _measured(config: Checkpoint, weights: Weights) -> pd.DataFrame:
+    bar = functools.partial(tqdm, unit="batch", leave=False, disable=None)
+    found = [analysis.measure_matrices(weights.matrices, progress=bar)]
+    heads = analysis.head_matrices(weights.layers) if config.by_head else {}
+    if heads:
+        found.append(analysis.measure_matrices(heads, object="head", progress=bar))
+        found.append(analysis.measure_circuits(weights.layers, progress=bar))
     left_out = set(SPECTRA) - set(config.measures or SPECTRA)
-    return analysis.table([m for name, m in found.items() if name not in left_out])
+    rows = analysis.table([m for of in found for q, m in of.items() if q not in left_out])
+    labels = analysis.labels(weights.matrices, weights.layers)
+    what = pd.DataFrame([labels[name] for name in rows.name], rows.index)
+    return rows.join(what.astype({"head": np.int32, "possible": np.int32}))
 
 
 def _layout(config: Checkpoint, file: pathlib.Path) -> str:
@@ -115,9 +140,10 @@ def _layout(config: Checkpoint, file: pathlib.Path) -> str:
     return "oihw" if io.outputs_first(file) else "hwio"
 
 
-def _matrices(config: Checkpoint, file: pathlib.Path) -> dict[str, np.ndarray]:
+def _read(config: Checkpoint, file: pathlib.Path) -> Weights:
     try:
         arrays = io.read_arrays(file)
+        about = io.read_config(file)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise StudyError(f"files: {error}") from error
     try:
@@ -125,10 +151,14 @@ def _matrices(config: Checkpoint, file: pathlib.Path) -> dict[str, np.ndarray]:
     except re.error as error:
         raise StudyError(f"match: {config.match!r} is no regular expression ({error})") from error
     try:
-        return analysis.as_matrices(chosen, layout=_layout(config, file))
+        matrices = analysis.unread_matrices(chosen, layout=_layout(config, file))
     except (ValueError, TypeError) as error:
         which = f" matching {config.match!r}" if config.match else ""
         raise StudyError(f"files: {file}{which}: {error}") from error
+    try:
+        return Weights(*analysis.attention_layers(matrices, config=about, heads=config.heads))
+    except ValueError as error:
+        raise StudyError(str(error).replace("heads must", "heads: must", 1)) from error
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
