@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import pathlib
 import re
+import textwrap
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,14 +16,20 @@ from tqdm import tqdm
 from jaxact import analysis, io
 from jaxact.experiments import _cli
 from jaxact.experiments._cli import Words, among, at_least
+from jaxact.experiments._columns import write_definitions
 from jaxact.experiments._grid import Grid, run_grid
+from jaxact.experiments._plots import where
 from jaxact.experiments._report import study_report, write_report
 from jaxact.experiments._store import Run, StudyError, write_table
 from jaxact.experiments.checkpoint import _figures
+from jaxact.experiments.checkpoint._findings import findings, random_rank
 
 SPECTRA = Words(lambda: [measure.name for measure in analysis.taking("spectrum")])
+ROWS, WIDTH = 60, 90
+"""Of what a terminal is shown."""
+OF_RANDOM = "effective_rank_squared_of_random_share"
 COUNTS = ("eliminated_outputs", "non_finite")
-COLUMNS = ("file", *analysis.COLUMNS, "possible", "attention", "part", "head")
+COLUMNS = ("file", *analysis.COLUMNS, "possible", "share", "attention", "part", "head")
 """Of the table: those of `jaxact.analysis.table`, and what a matrix is in its network."""
 
 
@@ -45,7 +52,7 @@ class Checkpoint:
     heads: Annotated[int | None, at_least(1)] = None
     """Heads of every attention; by default as many as the config.json beside the weights says."""
     by_head: bool = True
-    """Measure the heads of attention apart, and what they compare (W_Q^T W_K) and move (W_O W_V)."""
+    """Measure heads apart, and what they compare (W_Q^T W_K) and move (W_O W_V)."""
     match: Annotated[str, tyro.conf.arg(metavar="REGEX")] = ""
     """Measure only arrays whose name this regular expression finds."""
     measures: Annotated[tuple[str, ...], among(SPECTRA)] = ()
@@ -63,11 +70,12 @@ def run(config: Checkpoint) -> pd.DataFrame:
       config: what to read and where to write.
 
     Returns:
-      The table, as `jaxact.analysis.table` gives it, with a first column ``file`` and, of every
-      matrix, its ``possible`` rank, and its ``attention``, ``part`` and ``head`` (-1: all heads).
-      Its objects are ``weight``, and of attentions whose heads are known ``head`` and ``circuit``.
-      The folder holds it as ``table.parquet``, beside ``cells/`` (a table for each file), ``figures/`` (PNG and
-      SVG), ``report.html``, ``config.json`` and ``manifest.json``; each file is whole or absent.
+      The table, as `jaxact.analysis.table` gives it, with a first column ``file`` and of every
+      matrix its ``possible`` rank, of a rank its ``share`` of that, and the ``attention``, ``part``
+      and ``head`` (-1: all) that the matrix is of. Objects are ``weight``, and of attentions whose
+      heads are known ``head`` and ``circuit``. The folder holds it as ``table.parquet``, beside
+      ``cells/`` (a table for each file), ``figures/`` (PNG and SVG), ``report.html``,
+      ``definitions.json``, ``config.json`` and ``manifest.json``; each file is whole or absent.
 
     Raises:
       StudyError: if a file cannot be read or holds no matrix, two have one name, or the folder does
@@ -93,11 +101,14 @@ def run(config: Checkpoint) -> pd.DataFrame:
         run_grid(grid, folder, bar)
     table = folder.table(grid.names).reindex(columns=[*COLUMNS])
     write_table(config.out / "table.parquet", table)
+    write_definitions(config.out / "definitions.json", table)
     blocks = study_report(
         f"The weights of {' and '.join(file.name for file in config.files)}",
         _headline(table),
         _figures.draw(table),
+        findings=findings(table),
         summary=summary(table),
+        more={"By attention": by_attention(table)},
         names=[*table.object.unique(), *table.quantity.unique()],
         config=fields,
         facts=folder.facts,
@@ -131,7 +142,9 @@ def _measured(config: Checkpoint, weights: Weights) -> pd.DataFrame:
     rows = analysis.table([m for of in found for q, m in of.items() if q not in left_out])
     labels = analysis.labels(weights.matrices, weights.layers)
     what = pd.DataFrame([labels[name] for name in rows.name], rows.index)
-    return rows.join(what.astype({"head": np.int32, "possible": np.int32}))
+    rows = rows.join(what.astype({"head": np.int32, "possible": np.int32}))
+    ranks = rows["quantity"].isin([name for name in SPECTRA if analysis.MEASURES[name].scale_free])
+    return rows.assign(share=(rows["value"] / rows["possible"]).where(ranks))
 
 
 def _layout(config: Checkpoint, file: pathlib.Path) -> str:
@@ -168,13 +181,71 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
       table: the study's table.
 
     Returns:
-      A frame with the columns file, layer, name, rows, columns, one for each measure,
-      eliminated_outputs and non_finite; a layer that is not finite has no ranks.
+      A frame with the columns file, layer, name, rows, columns, one for each measure, beside each
+      rank its share of min(rows, columns), beside the effective rank of s^2 also its share of that
+      of a large random matrix of the same shape, eliminated_outputs and non_finite; a layer that is
+      not finite has no ranks.
     """
     measured = set(table.quantity)
     spectra = [name for name in SPECTRA if name in measured]
     counts = [*(name for name in spectra if name == "numerical_rank"), *COUNTS]
-    return _figures.wide(table, [*spectra, *COUNTS]).astype(dict.fromkeys(counts, "Int64"))
+    rows = _figures.wide(table, [*spectra, *COUNTS]).astype(dict.fromkeys(counts, "Int64"))
+    possible, order = np.minimum(rows["rows"], rows["columns"]), []
+    for name in list(rows):
+        order.append(name)
+        if name in spectra and analysis.MEASURES[name].scale_free:
+            rows[f"{name}_share"] = rows[name].astype(float) / possible
+            order.append(f"{name}_share")
+        if name == "effective_rank_squared":
+            rows[OF_RANDOM] = rows[name] / random_rank(rows)
+            order.append(OF_RANDOM)
+    return rows.filter(order)
+
+
+def by_attention(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each attention and part of it: means over its heads.
+
+    Args:
+      table: the study's table.
+
+    Returns:
+      A frame with the columns file, attention, part, heads, possible, the mean of each rank over
+      the heads and of its share of the possible, and the least share of the effective rank with its
+      head; empty where no heads are known.
+    """
+    rows = where(table, table.share.notna(), object=("head", "circuit"))
+    keys = ["file", "attention", "part", "possible"]
+    if rows.empty:
+        return pd.DataFrame(columns=keys)
+    means: Any = rows.pivot_table(
+        index=keys, columns="quantity", values=["value", "share"], aggfunc="mean", sort=False
+    )
+    heads = rows.groupby(keys, sort=False)["head"].nunique()
+    found = pd.DataFrame({"heads": heads})
+    for name in (name for name in SPECTRA if ("value", name) in means):
+        found[name], found[f"{name}_share"] = means["value", name], means["share", name]
+    effective = where(rows, quantity="effective_rank")
+    if not effective.empty:
+        least = effective.loc[effective.groupby(keys, sort=False)["share"].idxmin()].set_index(keys)
+        found["least_share"], found["least_head"] = least["share"], least["head"]
+    return found.reset_index()
+
+
+def brief(table: pd.DataFrame) -> pd.DataFrame:
+    """What of the `summary` a terminal has room for.
+
+    Args:
+      table: the study's table.
+
+    Returns:
+      A frame with a row for each layer.
+    """
+    rows = summary(table)
+    kept = ["file", "name", "rows", "columns", "numerical_rank", "stable_rank", "effective_rank"]
+    kept += ["effective_rank_share", OF_RANDOM, *COUNTS]
+    rows = rows.filter(kept if rows.file.nunique() > 1 else kept[1:])
+    short = {"effective_rank_share": "share", OF_RANDOM: "of_random"}
+    return rows.rename(columns={**short, "eliminated_outputs": "dead"})
 
 
 def _headline(table: pd.DataFrame) -> str:
@@ -209,10 +280,13 @@ def main() -> int:
 
     def study() -> None:
         table = run(config)
-        with pd.option_context("display.width", 200, "display.max_rows", None):
-            rows = summary(table)
-            shown = [c for c in rows if c != "file" or len(config.files) > 1]
-            print(rows[shown].to_string(index=False, float_format="%.4g", na_rep="-"))
-        print(f"\n{_headline(table)}\n{config.out / 'report.html'}")
+        rows = brief(table)
+        print(rows.to_string(index=False, float_format="%.4g", na_rep="-", max_rows=ROWS))
+        if len(rows) > ROWS:
+            print(f"({len(rows)} rows; all of them are in the report)")
+        print(f"\n{textwrap.fill(_headline(table), WIDTH, subsequent_indent='  ')}")
+        for text in findings(table).values():
+            print(textwrap.fill(text, WIDTH, subsequent_indent="  "))
+        print(f"\n{config.out / 'report.html'}")
 
     return _cli.command_line(study)
