@@ -60,6 +60,7 @@ from jaxact.analysis._moments import reduce_moments as reduce_moments
 from jaxact.analysis._moments import spectrum_floor as spectrum_floor
 from jaxact.analysis._moments import start_moments as start_moments
 from jaxact.analysis._moments import update_moments as update_moments
+from jaxact.analysis._quantized import rounding_noise as rounding_noise
 from jaxact.analysis._residual import Lesions as Lesions
 from jaxact.analysis._residual import PathGradients as PathGradients
 from jaxact.analysis._residual import contributions as contributions

@@ -226,6 +226,9 @@ for _row in (
     ("log_singular_value", "", " ".join(LOG_SINGULAR_VALUE.split()), "nats", "no bound"),
     ("eliminated_outputs", "weight", "Rows of norm at most tolerance times the rows' root mean "
      "square norm.", "rows", "rows"),
+    ("rounding_floor", "weight", "Largest singular value of the rounding of a matrix of few "
+     "distinct values, sigma (sqrt(rows) + sqrt(columns)); 0 of others.", "of the entries", "no "
+     "bound"),
     ("non_finite", "", "Entries, or examples of a stream, with NaN or infinity.", "count", "all"),
     ("samples", "features", "Samples (examples times positions) seen.", "samples", "no bound"),
     ("test_accuracy", "network", "Share of the test examples classified rightly.", "share", "1"),

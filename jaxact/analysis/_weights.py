@@ -17,10 +17,12 @@ from jaxact.analysis._chain import Chain
 from jaxact.analysis._foreign import arrays_of, is_equinox, is_module
 from jaxact.analysis._measurement import (
     Measurement,
+    default_tolerance,
     measure_spectrum,
     select,
     spectra_of_one_length,
 )
+from jaxact.analysis._quantized import rounding_noise
 from jaxact.analysis._singularities import ELIMINATED, eliminated
 
 
@@ -218,6 +220,7 @@ def measure_matrices(
     *,
     object: str = "weight",
     layout: str | None = None,
+    quantized: bool = False,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Measurement]:
     """Every rank and norm of every matrix, whatever holds them.
@@ -229,6 +232,9 @@ def measure_matrices(
       source: as `as_matrices` takes it.
       object: what the matrices are.
       layout: see `as_matrices`.
+      quantized: look for matrices that were rounded to few values (`rounding_noise`). Of these the
+        numerical rank counts what exceeds the largest singular value of such rounding,
+        sigma (sqrt(rows) + sqrt(columns)), which is given as ``rounding_floor`` (0 of others).
       progress: wraps the sequence of batches, as tqdm does.
 
     Returns:
@@ -250,17 +256,34 @@ def measure_matrices(
     kinds = {jax.dtypes.canonicalize_dtype(m.view.dtype) for m in matrices.values()}
     dtype = jnp.float64 if jnp.float64 in kinds else jnp.float32
     groups = batches({name: matrix.shape for name, matrix in matrices.items()})
-    seen = []
+    seen, sigma = [], []
+
+    def read(name: str) -> np.ndarray:
+        matrix = matrices[name].read()
+        sigma.append(rounding_noise(matrix) if quantized else 0.0)
+        return matrix
+
     for group in progress(groups):
-        read = stacked((matrices[name].read() for name in group), len(group), dtype)
-        seen.append(observe(jnp.asarray(read)))
+        seen.append(observe(jnp.asarray(stacked(map(read, group), len(group), dtype))))
     # Spectra of one length are measured by one compiled program.
     s = spectra_of_one_length([found[0] for found in seen])
     missing, rows = (jnp.concatenate([found[i] for found in seen]) for i in (1, 2))
     names = [name for group in groups for name in group]
     shapes = [matrices[name].shape for name in names]
-    found = measure_spectrum(s, shape=shapes, object=object, layers=tuple(names))
+    floor = np.array(sigma) * [math.sqrt(m) + math.sqrt(n) for m, n in shapes]
+    tolerance = default_tolerance(shapes, s.dtype)
+    largest = np.asarray(s[:, 0], np.float64)
+    kept = (floor > 0) & (largest > 0)
+    tolerance[kept] = np.maximum(tolerance, np.clip(floor / np.where(kept, largest, 1), 0, 1))[kept]
+    found = measure_spectrum(
+        s, shape=shapes, object=object, layers=tuple(names), tolerance=tolerance
+    )
     found = _with_counts(found, missing, rows)
+    if quantized:
+        value = jnp.asarray(floor, s.dtype)
+        found["rounding_floor"] = dataclasses.replace(
+            found["stable_rank"], value=value, quantity="rounding_floor"
+        )
     return {quantity: select(m, list(matrices)) for quantity, m in found.items()}
 
 

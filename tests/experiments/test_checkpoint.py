@@ -54,6 +54,8 @@ def transformer(tmp_path_factory):
     query[2 * d : 3 * d] = query[2 * d]
     folder = tmp_path_factory.mktemp("model") / "tiny-1.5"
     folder.mkdir()
+    embedding = arrays["model.embed_tokens.weight"]
+    embedding[:] = np.round(embedding * 4) / 4
     arrays = {name: a.astype(np.float32) for name, a in arrays.items()}
     shards = {"a.safetensors": list(arrays)[:9], "b.safetensors": list(arrays)[9:]}
     for shard, names in shards.items():
@@ -109,6 +111,11 @@ class TestTransformer:
         )
         assert "model.layers.2.mlp.up_proj.weight (" in found["ranks"]
         assert "head 2 of model.layers.1.self_attn" in found["heads"]
+        assert "1 of 16 matrices take few distinct values: they are quantized." in found["ranks"]
+        rows = checkpoint.summary(of_transformer[1]).set_index("name")
+        floor = 0.25 / 12**0.5 * (40**0.5 + 16**0.5)
+        assert rows.rounding_floor["model.embed_tokens.weight"] == pytest.approx(floor)
+        assert (rows.rounding_floor > 0).sum() == 1
 
     def test_report_and_definitions(self, of_transformer):
         page = (of_transformer[0] / "report.html").read_text()

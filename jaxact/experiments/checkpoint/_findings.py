@@ -37,7 +37,7 @@ def findings(table: pd.DataFrame) -> dict[str, str]:
         if ranks.empty:
             continue
         squared = where(weights, quantity="effective_rank_squared")
-        said = " ".join(filter(None, (_in_words(rows), _below_random(squared))))
+        said = " ".join(filter(None, (_in_words(rows), _below_random(squared), _rounded(rows))))
         found[f"ranks{ending}"] = lead + said
         if text := _along(ranks):
             found[f"layers{ending}"] = lead + text
@@ -100,6 +100,21 @@ def _below_random(rows: pd.DataFrame) -> str:
     return (
         f"Less than {LOW:.0%} of the effective rank (of s^2) of a random matrix of the same shape: "
         f"{_listed(named)}; the median has {share.median():.0%}."
+    )
+
+
+def _rounded(rows: pd.DataFrame) -> str:
+    floors = where(rows, rows.value > 0, quantity="rounding_floor")
+    if floors.empty:
+        return ""
+    of_all = where(rows, object="weight", quantity="non_finite").name.nunique()
+    counted = where(rows, quantity="numerical_rank", object="weight")
+    shares = where(counted, counted.name.isin(floors.name)).tolerance
+    least, most = (f"{value:.2g}" for value in (shares.min(), shares.max()))
+    return (
+        f"{len(floors)} of {of_all} matrices take few distinct values: they are quantized. Their "
+        "numerical rank counts what exceeds the largest singular value of the rounding, "
+        f"{least} to {most} of s_1."
     )
 
 

@@ -133,7 +133,7 @@ def _names(files: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
 
 def _measured(config: Checkpoint, weights: Weights) -> pd.DataFrame:
     bar = functools.partial(tqdm, unit="batch", leave=False, disable=None)
-    found = [analysis.measure_matrices(weights.matrices, progress=bar)]
+    found = [analysis.measure_matrices(weights.matrices, quantized=True, progress=bar)]
     heads = analysis.head_matrices(weights.layers) if config.by_head else {}
     if heads:
         found.append(analysis.measure_matrices(heads, object="head", progress=bar))
@@ -183,13 +183,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
       A frame with the columns file, layer, name, rows, columns, one for each measure, beside each
       rank its share of min(rows, columns), beside the effective rank of s^2 also its share of that
-      of a large random matrix of the same shape, eliminated_outputs and non_finite; a layer that is
-      not finite has no ranks.
+      of a large random matrix of the same shape, rounding_floor if any is quantized,
+      eliminated_outputs and non_finite; a layer that is not finite has no ranks.
     """
     measured = set(table.quantity)
     spectra = [name for name in SPECTRA if name in measured]
     counts = [*(name for name in spectra if name == "numerical_rank"), *COUNTS]
-    rows = _figures.wide(table, [*spectra, *COUNTS]).astype(dict.fromkeys(counts, "Int64"))
+    rounded = where(table, table.value > 0, quantity="rounding_floor")
+    columns = [*spectra, *(["rounding_floor"] if len(rounded) else []), *COUNTS]
+    rows = _figures.wide(table, columns).astype(dict.fromkeys(counts, "Int64"))
     possible, order = np.minimum(rows["rows"], rows["columns"]), []
     for name in list(rows):
         order.append(name)
