@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-_SUFFIXES = (".safetensors", ".bin", ".pth", ".msgpack", ".h5")
+_SUFFIXES = (".safetensors", ".bin", ".pth", ".msgpack", ".h5", ".keras")
 """Of weights in a folder, the first that is there."""
 
+_MANIFEST = "model.json"
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)")
 # What lies beside the weights and is none: states of optimizers and schedules, arguments.
 _OTHER = re.compile(r"training_args|optimizer|scheduler|rng_state\w*|adapter_\w+|tokenizer\w*")
@@ -23,6 +24,9 @@ def weight_files(folder: pathlib.Path) -> dict[pathlib.Path, list[str]]:
       FileNotFoundError: if a shard is missing.
       ValueError: if an index is damaged, or there are weights of several models.
     """
+    manifest = folder / _MANIFEST
+    if manifest.is_file():  # of TensorFlow.js, whose shards end in .bin
+        return {manifest: []}
     for suffix in _SUFFIXES:
         indices = sorted(folder.glob(f"*{suffix}.index.json"))
         if indices:

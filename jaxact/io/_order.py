@@ -23,7 +23,7 @@ _EARLY = (
     r"up_proj|wi_1|w3",
 )
 _LATE = (
-    r"o_proj|out_\w+|o|wo|to_out|proj|c_proj|down_proj|dense_4h_to_h|fc_out|w2|output|dense",
+    r"o_proj|out_\w+|o|wo|to_out|c_proj|down_proj|dense_4h_to_h|fc_out|w2",
     r"\w*decoder|visual_projection|text_projection",
     r"pooler|ln_f|norm_f|norm|layernorm|final_\w+|post_layernorm|cls|predictions",
     r"lm_head|embed_out|head|classifier|fc|logits|score",

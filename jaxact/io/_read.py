@@ -3,19 +3,26 @@
 import io
 import pathlib
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 
-from jaxact.io import _folder, _safetensors, _torch_file
-from jaxact.io._mapped import mapped, member, view
+from jaxact._checks import whole
+from jaxact.io import _folder, _keras, _msgpack, _safetensors, _tfjs, _torch_file
+from jaxact.io._mapped import admit, mapped, member, packed, view
 from jaxact.io._order import by_depth
 
 _TORCH = (".pth", ".pt", ".bin", ".ckpt")
-_KNOWN = ".safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or a folder of a model or of orbax"
+_KNOWN = (
+    ".safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, .h5, .keras, .msgpack, .json, or a folder "
+    "of a model or of orbax"
+)
+LIMIT = 2**32
+"""Bytes that may be unpacked into memory by default."""
 
 
-def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
+def read_arrays(path: str | pathlib.Path, /, *, limit: int = LIMIT) -> dict[str, np.ndarray]:
     """Reads the named arrays that a file holds.
 
     =============================== ============================================================
@@ -26,6 +33,11 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
     ``.onnx``                       the initializers, in the order in which the graph uses them;
                                     needs ``pip install 'jaxact[onnx]'``
     ``.npz``                        mapped where it is stored without compression
+    ``.h5 .keras``                  weights of Keras, mapped where stored without compression; needs
+                                    ``pip install 'jaxact[keras]'``
+    ``.msgpack``                    of Flax, at once
+    ``.json``                       the manifest of a model of TensorFlow.js; its shards mapped,
+                                    quantized weights multiplied out
     a folder                        the weights of one model, in one file or in shards with an
                                     index (``model.safetensors.index.json``), as language models
                                     are published; else a checkpoint of orbax
@@ -38,6 +50,8 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
 
     Args:
       path: of the file or folder.
+      limit: bytes that may be unpacked into memory, where a file is not mapped. What would exceed
+        it is refused by the sizes that the file tells, before it is unpacked.
 
     Returns:
       The arrays by name, in the file's order; where that is alphabetical (safetensors writes names
@@ -46,8 +60,9 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
 
     Raises:
       FileNotFoundError: if there is nothing at ``path``, or a shard is missing.
-      ValueError: if its kind is not known, or it is damaged, or asks for code to be run.
-      ModuleNotFoundError: if ONNX files are not supported by what is installed.
+      ValueError: if its kind is not known, or it is damaged, asks for code to be run, or would be
+        unpacked to more than ``limit``.
+      ModuleNotFoundError: if files of its kind are not supported by what is installed.
 
     Example:
       >>> import tempfile
@@ -58,15 +73,16 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
       {'kernel': (2, 3)}
     """
     path = pathlib.Path(path)
+    whole("limit", limit)
     if not path.exists():
         raise FileNotFoundError(f"path must be an existing file or folder; got {path}")
     if not path.is_dir():
-        return by_depth(_file(path))
+        return by_depth(_file(path, limit))
     if files := _folder.weight_files(path):
         kinds = {file.suffix for file in files}
         # Shards of safetensors follow depth, but the names in each are in alphabetical order.
         ordered = False if kinds == {".safetensors"} else None
-        return by_depth(_folder.read(files, _file), ordered=ordered)
+        return by_depth(_folder.read(files, lambda file: _file(file, limit)), ordered=ordered)
     return by_depth(_orbax(path))
 
 
@@ -84,22 +100,35 @@ def outputs_first(path: str | pathlib.Path, /) -> bool:
     return bool(files) and files[0].suffix in (".safetensors", ".onnx", *_TORCH)
 
 
-def _file(path: pathlib.Path) -> dict[str, np.ndarray]:
-    readers = {".safetensors": _safetensors.read, ".onnx": _onnx, ".npz": _npz}
-    readers |= dict.fromkeys(_TORCH, _torch_file.read)
-    if path.suffix not in readers:
-        raise ValueError(f"path must end in {_KNOWN}; got {path}")
-    return readers[path.suffix](path)
+def _file(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
+    match path.suffix:
+        case ".safetensors":
+            return _safetensors.read(path)
+        case ".pth" | ".pt" | ".bin" | ".ckpt":
+            return _torch_file.read(path, limit)
+        case ".onnx":
+            return _onnx(path)
+        case ".npz":
+            return _npz(path, limit)
+        case ".h5" | ".keras":
+            return _keras.read(path, limit)
+        case ".msgpack":
+            admit(path, path.stat().st_size, limit)
+            return _msgpack.read(path)
+        case ".json":
+            return _tfjs.read(path, limit)
+    raise ValueError(f"path must end in {_KNOWN}; got {path}")
 
 
-def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _npz(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         file = mapped(path)
         with zipfile.ZipFile(path) as archive:
+            admit(path, packed(archive), limit)
             for name in archive.namelist():
                 arrays[name.removesuffix(".npy")] = _npy(name, member(file, archive, name))
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
         raise ValueError(f"path must be a whole .npz file of arrays; {path}: {error}") from error
     return arrays
 

@@ -139,6 +139,13 @@ def test_two_models_in_a_folder(tmp_path):
         io.read_arrays(tmp_path)
 
 
+def test_layers_of_keras_in_order():
+    names = ["conv2d", "conv2d_1", "conv2d_2", "conv2d_10", "dense", "dense_1"]
+    arrays = {f"layers.{name}.vars.0": np.zeros((1, 1)) for name in sorted(names)}
+    found = [name.split(".")[1] for name in io._order.by_depth(arrays)]
+    assert found == names
+
+
 def test_config(tmp_path):
     assert io.read_config(tmp_path) == {}
     (tmp_path / "config.json").write_text("[]")

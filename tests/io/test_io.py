@@ -264,9 +264,9 @@ def test_missing_and_unknown(tmp_path):
         io.read_arrays(tmp_path / "x.npz")
     with pytest.raises(FileNotFoundError, match=r"path must be an existing file; got .*x"):
         io.read_metadata(tmp_path / "x.safetensors")
-    (tmp_path / "x.h5").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"path must end in \.safetensors, .*; got .*x\.h5"):
-        io.read_arrays(tmp_path / "x.h5")
+    (tmp_path / "x.txt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"path must end in \.safetensors, .*; got .*x\.txt"):
+        io.read_arrays(tmp_path / "x.txt")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "npz", "onnx", "zip.pth", "legacy.pth"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 import re
 import textwrap
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from jaxact import analysis, io
 from jaxact.experiments import _cli
-from jaxact.experiments._cli import Words, among, at_least
+from jaxact.experiments._cli import POSITIVE, Words, among, at_least
 from jaxact.experiments._columns import write_definitions
 from jaxact.experiments._grid import Grid, run_grid
 from jaxact.experiments._plots import where
@@ -45,14 +46,16 @@ class Checkpoint:
     """Where the weights of checkpoints carry their rank, layer by layer; several are compared."""
 
     files: tyro.conf.Positional[tuple[pathlib.Path, ...]]
-    """The checkpoints: .safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or folders of a language
-    model (weights in shards, beside a config.json) or of orbax."""
+    """The checkpoints: .safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, .h5, .keras, .msgpack,
+    the model.json of TensorFlow.js, or folders: of a model in shards, or of orbax."""
     layout: Literal["auto", "hwio", "oihw"] = "auto"
     """Axes of convolution kernels: hwio (Flax), oihw (PyTorch, ONNX); auto goes by the file."""
     heads: Annotated[int | None, at_least(1)] = None
     """Heads of every attention; by default as many as the config.json beside the weights says."""
     by_head: bool = True
     """Measure heads apart, and what they compare (W_Q^T W_K) and move (W_O W_V)."""
+    limit: Annotated[float, POSITIVE] = 4.0
+    """GiB that a file may be unpacked to in memory; what is not compressed is mapped."""
     match: Annotated[str, tyro.conf.arg(metavar="REGEX")] = ""
     """Measure only arrays whose name this regular expression finds."""
     measures: Annotated[tuple[str, ...], among(SPECTRA)] = ()
@@ -155,7 +158,7 @@ def _layout(config: Checkpoint, file: pathlib.Path) -> str:
 
 def _read(config: Checkpoint, file: pathlib.Path) -> Weights:
     try:
-        arrays = io.read_arrays(file)
+        arrays = io.read_arrays(file, limit=math.ceil(config.limit * 2**30))
         about = io.read_config(file)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise StudyError(f"files: {error}") from error
