@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxact._extras import require
-from jaxact.io._mapped import admit, mapped, member, view
+from jaxact.io._mapped import TooLargeError, admit, mapped, member, view
 
 _WEIGHTS = "model.weights.h5"
 _SKIPPED = ("optimizer", "optimizer_weights")
@@ -35,9 +35,9 @@ def read(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
             data = member(mapped(path), archive, _WEIGHTS)
             with archive.open(_WEIGHTS) as stream, h5py.File(stream, "r") as file:
                 return _arrays(path, file, data, limit)
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        if isinstance(error, PermissionError):
-            raise
+    except (PermissionError, TooLargeError):
+        raise
+    except Exception as error:  # of a damaged file h5py and zipfile may raise anything
         raise ValueError(f"path must be a whole file of Keras; {path}: {error}") from error
 
 

@@ -16,15 +16,19 @@ def mapped(path: pathlib.Path) -> UInt8[np.ndarray, "_"]:
     return np.memmap(path, np.uint8, mode="c")
 
 
+class TooLargeError(ValueError):
+    """What a file unpacks to exceeds the limit."""
+
+
 def admit(path: pathlib.Path, size: int, limit: int) -> None:
     """Refuses what unpacks to more than a limit, before it is unpacked.
 
     Raises:
-      ValueError: if it does.
+      TooLargeError: if it does.
     """
     if size > limit:
-        raise ValueError(
-            f"limit must be at least {size} bytes to unpack {path.name} into memory; got {limit}"
+        raise TooLargeError(
+            f"limit must be at least {size} bytes to unpack {path} into memory; got {limit}"
         )
 
 

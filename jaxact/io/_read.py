@@ -3,14 +3,13 @@
 import io
 import pathlib
 import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
 
 from jaxact._checks import whole
 from jaxact.io import _folder, _keras, _msgpack, _safetensors, _tfjs, _torch_file
-from jaxact.io._mapped import admit, mapped, member, packed, view
+from jaxact.io._mapped import TooLargeError, admit, mapped, member, packed, view
 from jaxact.io._order import by_depth
 
 _TORCH = (".pth", ".pt", ".bin", ".ckpt")
@@ -128,7 +127,9 @@ def _npz(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
             admit(path, packed(archive), limit)
             for name in archive.namelist():
                 arrays[name.removesuffix(".npy")] = _npy(name, member(file, archive, name))
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+    except (PermissionError, TooLargeError):
+        raise
+    except Exception as error:  # zipfile and NumPy's header parser may raise anything
         raise ValueError(f"path must be a whole .npz file of arrays; {path}: {error}") from error
     return arrays
 
@@ -168,6 +169,8 @@ def _onnx(path: pathlib.Path) -> dict[str, np.ndarray]:
         model = onnx.load(str(path))
         if not model.ByteSize() or not model.HasField("graph"):
             raise ValueError("it holds no graph")
+        if not all(isinstance(tensor.name, str) for tensor in model.graph.initializer):
+            raise ValueError("the name of an array is no text")
         used = [name for node in model.graph.node for name in node.input]
         first = {name: number for number, name in reversed(list(enumerate(used)))}
         initializers = sorted(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxact.io._mapped import DTYPES, admit, mapped, view
+from jaxact.io._mapped import DTYPES, TooLargeError, admit, mapped, view
 
 
 def read(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
@@ -27,6 +27,8 @@ def read(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
         admit(path, sum(unpacked), limit)
         for group in manifest:
             arrays |= _group(path.parent, group)
+    except TooLargeError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"path must be a whole model of TensorFlow.js; {path}: {error}") from error
     return arrays

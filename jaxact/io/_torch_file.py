@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxact.io._mapped import DTYPES, admit, mapped, member, packed, view
+from jaxact.io._mapped import DTYPES, TooLargeError, admit, mapped, member, packed, view
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {
@@ -62,7 +62,7 @@ def read(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
         tensors: dict[str, _Tensor] = {}
         _collect(content, "", tensors)
         return {name: _array(name, tensor, storage(tensor)) for name, tensor in tensors.items()}
-    except PermissionError:
+    except (PermissionError, TooLargeError):
         raise
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"path must be a whole file of torch.save; {path}: {error}") from error

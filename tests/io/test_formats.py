@@ -57,7 +57,9 @@ def test_keras_archive(tmp_path, packing):
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, strict=True)
     if packing == zipfile.ZIP_DEFLATED:
-        with pytest.raises(ValueError, match=r"limit must be at least \d+ bytes to unpack a\.kera"):
+        with pytest.raises(
+            ValueError, match=r"limit must be at least \d+ bytes to unpack .*a\.kera"
+        ):
             io.read_arrays(tmp_path / "a.keras", limit=1000)
 
 
