@@ -19,11 +19,12 @@ _EARLY = (
     r"query|q_\w+|q|wq|to_q|query_key_value|\w*qkv\w*|in_proj\w*|c_attn",
     r"key|k_\w+|k|wk|to_k",
     r"value|v_\w+|v|wv|to_v",
+    r"o_proj|out_proj|out_lin|o|to_out",
     r"gate_\w+|fc_in|c_fc|wi|wi_0|w1|dense_h_to_4h|intermediate",
     r"up_proj|wi_1|w3",
 )
 _LATE = (
-    r"o_proj|out_\w+|o|wo|to_out|c_proj|down_proj|dense_4h_to_h|fc_out|w2",
+    r"out_\w+|wo|c_proj|down_proj|dense_4h_to_h|fc_out|w2",
     r"\w*decoder|visual_projection|text_projection",
     r"pooler|ln_f|norm_f|norm|layernorm|final_\w+|post_layernorm|cls|predictions",
     r"lm_head|embed_out|head|classifier|fc|logits|score",

@@ -139,6 +139,13 @@ def test_two_models_in_a_folder(tmp_path):
         io.read_arrays(tmp_path)
 
 
+def test_one_module_with_all_parts():
+    parts = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    arrays = {f"layers.0.{part}.weight": np.zeros((1, 1)) for part in sorted(parts)}
+    found = [name.split(".")[2] for name in io._order.by_depth(arrays)]
+    assert found == parts
+
+
 def test_layers_of_keras_in_order():
     names = ["conv2d", "conv2d_1", "conv2d_2", "conv2d_10", "dense", "dense_1"]
     arrays = {f"layers.{name}.vars.0": np.zeros((1, 1)) for name in sorted(names)}

@@ -28,6 +28,8 @@ def findings(table: pd.DataFrame) -> dict[str, str]:
     """
     found = {}
     files = values_of(table, "file")
+    if text := _changes(where(table, object="weight", quantity="effective_rank")):
+        found["compared"] = text
     for file in files:
         rows = where(table, file=file)
         ending = f"_{file}" if len(files) > 1 else ""
@@ -129,6 +131,23 @@ def random_rank(rows: pd.DataFrame) -> np.ndarray:
 def _listed(names: list[str]) -> str:
     rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + rest
+
+
+def _changes(rows: pd.DataFrame) -> str:
+    """How effective ranks differ between the first and the last file, by name and shape."""
+    if rows.file.nunique() < 2:
+        return ""
+    files = values_of(rows, "file")
+    keys = ["name", "rows", "columns"]
+    first, last = (where(rows, file=file).set_index(keys).value for file in (files[0], files[-1]))
+    ratio: Any = (last / first).replace([np.inf, -np.inf], np.nan).dropna()
+    if ratio.empty:
+        return ""
+    fall, rise = (f"{place[0]} ({ratio[place]:.2f})" for place in (ratio.idxmin(), ratio.idxmax()))
+    return (
+        f"From {files[0]} to {files[-1]} the effective rank of the {len(ratio)} matrices in both "
+        f"is multiplied by {ratio.median():.2f} at the median, least in {fall} and most in {rise}."
+    )
 
 
 def _along(rows: pd.DataFrame) -> str:
