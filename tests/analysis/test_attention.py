@@ -154,6 +154,26 @@ def test_the_product_of_queries_and_keys_is_what_scores_are_made_of():
     np.testing.assert_allclose(found, scores, rtol=1e-6)
 
 
+def test_heads_together_move_what_the_layer_moves():
+    layer = next(iter(layers_of("llama")[1].values()))
+    x = np.random.default_rng(1).normal(size=64)
+    values = np.repeat([w @ x for w in layer.by_head("value")], 4, axis=0)
+    expected = layer.matrix("output").read() @ np.ravel(values)
+    found = sum(left @ (right @ x) for left, right in layer.factors("value_output"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_bigcode_go_head_by_head_where_each_has_keys_of_its_own():
+    rng = np.random.default_rng(0)
+    arrays = {"attn.c_attn.weight": rng.normal(size=(24, 8)), "attn.c_proj.weight": np.eye(8)}
+    matrices = analysis.unread_matrices(arrays, layout="oihw")
+    for many, start in ((False, 4 * 3), (True, 4)):
+        config = {"model_type": "gpt_bigcode", "n_head": 2, "multi_query": many}
+        _, layers = analysis.attention_layers(matrices, config=config)
+        second = layers["attn"].by_head("query")[1]
+        np.testing.assert_array_equal(second, arrays["attn.c_attn.weight"][start : start + 4])
+
+
 def test_a_broken_head_is_named_and_the_rest_measured():
     arrays = arrays_of("llama")
     arrays["model.layers.0.self_attn.k_proj.weight"][0, 0] = np.nan
