@@ -208,7 +208,7 @@ def _of_width(
     groups = batches({name: (*a.shape, *b.shape) for name, (a, b) in factors.items()})
     for group in progress(groups):
         both = (stacked((factors[n][i] for n in group), len(group), np.float32) for i in (0, 1))
-        seen.append(_circuits(*map(jnp.asarray, both)))
+        seen.append(jax.block_until_ready(_circuits(*map(jnp.asarray, both))))
         names += group
     logs, missing = (jnp.concatenate(part) for part in zip(*seen, strict=True))
     shapes = [(len(factors[name][0]), factors[name][1].shape[1]) for name in names]

@@ -264,7 +264,9 @@ def measure_matrices(
         return matrix
 
     for group in progress(groups):
-        seen.append(observe(jnp.asarray(stacked(map(read, group), len(group), dtype))))
+        # Waited for, or the batches that follow would be read meanwhile.
+        found = observe(jnp.asarray(stacked(map(read, group), len(group), dtype)))
+        seen.append(jax.block_until_ready(found))
     # Spectra of one length are measured by one compiled program.
     s = spectra_of_one_length([found[0] for found in seen])
     missing, rows = (jnp.concatenate([found[i] for found in seen]) for i in (1, 2))

@@ -129,8 +129,13 @@ class TestMeasurements:
         monkeypatch.setattr(
             analysis._weights, "observe", lambda a: sizes.append(len(a)) or observe(a)
         )
+        waited = []
+        ready = jax.block_until_ready
+        monkeypatch.setattr(
+            jax, "block_until_ready", lambda a: waited.append(len(a[0])) or ready(a)
+        )
         chex.assert_trees_all_close(analysis.measure_matrices(stack), whole, rtol=1e-6)
-        assert sizes == [2, 2, 1]
+        assert sizes == waited == [2, 2, 1]
         monkeypatch.setattr(analysis._weights, "BATCH", 1)
         chex.assert_trees_all_close(analysis.measure_matrices(stack), whole, rtol=1e-6)
         assert sizes[3:] == [1] * 5
