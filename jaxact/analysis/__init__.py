@@ -10,6 +10,12 @@ one tidy frame.
 
 from jaxact.analysis._alignment import batch_hsic as batch_hsic
 from jaxact.analysis._alignment import stream_cka as stream_cka
+from jaxact.analysis._attention import Attention as Attention
+from jaxact.analysis._attention import Label as Label
+from jaxact.analysis._attention import attention_layers as attention_layers
+from jaxact.analysis._attention import head_matrices as head_matrices
+from jaxact.analysis._attention import labels as labels
+from jaxact.analysis._attention import measure_circuits as measure_circuits
 from jaxact.analysis._chain import Chain as Chain
 from jaxact.analysis._chain import Segment as Segment
 from jaxact.analysis._chain import as_chain as as_chain
@@ -54,6 +60,7 @@ from jaxact.analysis._moments import reduce_moments as reduce_moments
 from jaxact.analysis._moments import spectrum_floor as spectrum_floor
 from jaxact.analysis._moments import start_moments as start_moments
 from jaxact.analysis._moments import update_moments as update_moments
+from jaxact.analysis._quantized import rounding_noise as rounding_noise
 from jaxact.analysis._residual import Lesions as Lesions
 from jaxact.analysis._residual import PathGradients as PathGradients
 from jaxact.analysis._residual import contributions as contributions
@@ -120,7 +127,8 @@ from jaxact.analysis._view import participation_by_block as participation_by_blo
 from jaxact.analysis._view import resolve as resolve
 from jaxact.analysis._view import view as view
 from jaxact.analysis._view import weights as weights
-from jaxact.analysis._weights import OUTPUTS_FIRST as OUTPUTS_FIRST
+from jaxact.analysis._weights import Matrix as Matrix
 from jaxact.analysis._weights import as_matrices as as_matrices
 from jaxact.analysis._weights import measure_matrices as measure_matrices
+from jaxact.analysis._weights import unread_matrices as unread_matrices
 from jaxact.analysis._weights import weight_matrices as weight_matrices

@@ -63,7 +63,7 @@ def measure_spectrum(
     layers: tuple[str, ...] | None = None,
     centring: str = "none",
     log: bool = False,
-    tolerance: float | None = None,
+    tolerance: float | Sequence[float] | np.ndarray | None = None,
 ) -> dict[str, Measurement]:
     """Every rank and norm of the spectra of some layers' matrices.
 
@@ -76,8 +76,8 @@ def measure_spectrum(
       centring: what was subtracted before.
       log: whether ``s`` holds logarithms (-inf for an exact zero).
       tolerance: the share of the largest singular value from which on one counts in the numerical
-        rank; NumPy's ``max(rows, columns) * eps`` of the dtype by default. Where ``s`` comes from a
-        covariance give `spectrum_floor`.
+        rank, of all or of each layer; NumPy's ``max(rows, columns) * eps`` of the dtype by default.
+        Where ``s`` comes from a covariance give `spectrum_floor`.
 
     Returns:
       By name a `Measurement` of each of `MEASURES` that takes a spectrum, and of
@@ -96,8 +96,9 @@ def measure_spectrum(
     for name, pair in zip(layers, shapes, strict=True):
         if 0 in pair:
             raise ValueError(f"shape must have no zero; got {pair} for {object} {name}")
-    eps = float(jnp.finfo(s.dtype).eps)
-    share = np.array([max(pair) * eps if tolerance is None else tolerance for pair in shapes])
+    share = default_tolerance(shapes, s.dtype)
+    if tolerance is not None:
+        share[:] = tolerance
     limits = np.minimum([min(pair) for pair in shapes], s.shape[-1])
     index = np.rint(np.linspace(np.zeros(count), limits - 1, POINTS)).astype(np.int32).T
     share = jnp.asarray(share, s.dtype)
@@ -119,6 +120,11 @@ def measure_spectrum(
         )
         for name, value in values.items()
     }
+
+
+def default_tolerance(shapes: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:
+    """NumPy's: the larger side times the machine epsilon."""
+    return np.array([max(pair) for pair in shapes]) * float(jnp.finfo(dtype).eps)
 
 
 def spectra_of_one_length(spectra: Sequence[Float[Array, "_ _"]], /) -> Float[Array, "layer k"]:

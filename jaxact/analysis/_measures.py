@@ -29,6 +29,15 @@ OBJECTS: dict[str, Object] = {
         "A weight matrix, outputs by inputs; a convolution's kernel unfolded, outputs by (height x "
         "width x inputs)."
     ),
+    "head": Object(
+        "The part of a weight matrix that belongs to one head of attention: its rows of a query, "
+        "key or value, its columns of an output."
+    ),
+    "circuit": Object(
+        "What a head of attention compares, W_Q^T W_K (query_key), or moves, W_O W_V "
+        "(value_output), as a matrix of the layer's width; no rank, nor k, exceeds the width of "
+        "the head. Biases, norms and rotations by position are left out."
+    ),
     "weight_product": Object(
         "The product of the blocks' weights up to a depth, W_l ... W_1, without skips; "
         "convolutions as circular operators on the network's feature map."
@@ -226,6 +235,9 @@ for _row in (
     ("log_singular_value", "", " ".join(LOG_SINGULAR_VALUE.split()), "nats", "no bound"),
     ("eliminated_outputs", "weight", "Rows of norm at most tolerance times the rows' root mean "
      "square norm.", "rows", "rows"),
+    ("rounding_floor", "weight", "Largest singular value of the rounding of a matrix of few "
+     "distinct values, sigma (sqrt(rows) + sqrt(columns)); 0 of others.", "of the entries", "no "
+     "bound"),
     ("non_finite", "", "Entries, or examples of a stream, with NaN or infinity.", "count", "all"),
     ("samples", "features", "Samples (examples times positions) seen.", "samples", "no bound"),
     ("test_accuracy", "network", "Share of the test examples classified rightly.", "share", "1"),

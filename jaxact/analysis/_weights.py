@@ -1,29 +1,55 @@
 """Weight matrices: of a network by layer, of a checkpoint by name, and what is measured on them."""
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jaxact import io, spectral
 from jaxact.analysis._chain import Chain
 from jaxact.analysis._foreign import arrays_of, is_equinox, is_module
 from jaxact.analysis._measurement import (
     Measurement,
+    default_tolerance,
     measure_spectrum,
     select,
     spectra_of_one_length,
 )
+from jaxact.analysis._quantized import rounding_noise
 from jaxact.analysis._singularities import ELIMINATED, eliminated
 
+
+class Matrix(NamedTuple):
+    """A matrix that is read when it is measured.
+
+    Attributes:
+      view: its entries, of a file that is mapped or in memory, with any number of axes.
+      shape: (outputs, inputs).
+    """
+
+    view: Shaped[np.ndarray, "..."]
+    shape: tuple[int, int]
+
+    def read(self) -> Shaped[np.ndarray, "o i"]:
+        """The matrix; a copy only where its view has other axes in memory."""
+        return self.view.reshape(self.shape)
+
+
 LAYOUTS = ("hwio", "oihw")
-OUTPUTS_FIRST = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx")
-"""Suffixes of files whose kernels have the axes outputs, inputs, space."""
+BATCH = 2**24
+"""Entries of the matrices that are decomposed at once, or one matrix if it has more."""
+
+# Arrays of several axes that are no weights: masks, and axes of size one before embeddings.
+_MASK = re.compile(r".*\battn\.(masked_)?bias")
+_EMBEDDING = re.compile(r".*(pos\w*_embed\w*|_tokens?)")
+_EXPERTS = re.compile(r".*\bexperts\b.*")
 
 
 def unfold(kernel: Float[Array, "*batch i o"] | Float[Array, "*batch h w i o"], ndim: int) -> Array:
@@ -74,7 +100,8 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
 
         * a `Chain`: its weight matrices;
         * a mapping from names to arrays, such as a checkpoint's (floats of two axes are matrices,
-          of three to five axes convolution kernels, taken unfolded; all else is left out);
+          of three to five axes convolution kernels, taken unfolded, or ``experts``, one matrix
+          each; all else is left out, and so are masks ``attn.bias`` and class tokens);
         * the path of a checkpoint, as `jaxact.io.read_arrays` reads it;
         * a module of Flax NNX or Equinox: its arrays, as a mapping's;
         * a stack (layers, m, n);
@@ -88,13 +115,29 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
       By name, in the order of the source, matrices (outputs, inputs).
 
     Raises:
+      TypeError, ValueError, FileNotFoundError: as `unread_matrices`.
+    """
+    return {name: m.read() for name, m in unread_matrices(source, layout=layout).items()}
+
+
+def unread_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, Matrix]:
+    """`as_matrices`, of which none is copied before it is used.
+
+    Args:
+      source: as for `as_matrices`; also a mapping to such matrices.
+      layout: see `as_matrices`.
+
+    Returns:
+      By name, in the order of the source.
+
+    Raises:
       TypeError: if ``source`` is none of these, or holds something that is not an array of numbers.
       FileNotFoundError: if there is nothing at the path.
       ValueError: if ``layout`` is unknown, the file cannot be read, an item of a sequence is not a
         matrix, a matrix is empty, or there is none.
     """
     if isinstance(source, str | pathlib.Path):
-        foreign = pathlib.Path(source).suffix in OUTPUTS_FIRST
+        foreign = io.outputs_first(source)
         layout = ("oihw" if foreign else "hwio") if layout is None else layout
         source = io.read_arrays(source)
     elif is_module(source):
@@ -103,21 +146,22 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
     layout = "hwio" if layout is None else layout
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
+    found: dict[str, Matrix] = {}
     if isinstance(source, Chain):
-        found = {}
         for segment, stacks in weight_matrices(source).items():
             for path, stack in stacks.items():
                 name = ".".join(part for part in (segment, path) if part)
                 for number, matrix in enumerate(np.asarray(stack), start=1):
-                    found[f"{name}.{number}" if len(stack) > 1 else name] = matrix
+                    found[f"{name}.{number}" if len(stack) > 1 else name] = _plain(matrix)
     elif isinstance(source, Mapping):
-        found = {}
         for name, value in source.items():
-            array = _numbers(name, value)
-            if 2 <= array.ndim <= 5 and _is_float(array):
-                found[str(name)] = _outputs_first(array, layout)
+            if isinstance(value, Matrix):
+                found[name] = value
+                continue
+            for part, array in _weights(str(name), _numbers(name, value)):
+                if 2 <= array.ndim <= 5 and _is_float(array):
+                    found[part] = _outputs_first(array, layout)
     elif isinstance(source, Sequence) or hasattr(source, "ndim"):
-        found = {}
         for number, value in enumerate(source, start=1):
             array = _numbers(f"layer_{number}", value)
             if array.ndim != 2 or not _is_float(array):
@@ -125,7 +169,7 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
                     f"layer_{number} must be a matrix of floats; got shape {array.shape}, "
                     f"dtype {array.dtype}"
                 )
-            found[f"layer_{number}"] = array
+            found[f"layer_{number}"] = _plain(array)
     else:
         raise TypeError(
             "source must be a chain, a module, a mapping of arrays, a path, a stack or a sequence "
@@ -139,6 +183,16 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
     return found
 
 
+def _weights(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The kernels in an array of a checkpoint: none of a mask, several of stacked experts."""
+    if _EMBEDDING.fullmatch(name):
+        array = array[(0,) * next((i for i, n in enumerate(array.shape) if n > 1), array.ndim)]
+    if array.ndim == 3 and _EXPERTS.fullmatch(name):
+        yield from ((f"{name}.{number}", expert) for number, expert in enumerate(array))
+    elif not _MASK.fullmatch(name):
+        yield name, array
+
+
 def _is_float(array: np.ndarray) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating)
 
@@ -150,10 +204,14 @@ def _numbers(name: object, value: Any) -> np.ndarray:
     return array
 
 
-def _outputs_first(kernel: np.ndarray, layout: str) -> np.ndarray:
+def _plain(matrix: np.ndarray) -> Matrix:
+    return Matrix(matrix, (matrix.shape[0], matrix.shape[1]))
+
+
+def _outputs_first(kernel: np.ndarray, layout: str) -> Matrix:
     if layout == "hwio":
         kernel = np.moveaxis(kernel, -1, 0)
-    return kernel.reshape(len(kernel), -1)
+    return Matrix(kernel, (len(kernel), math.prod(kernel.shape[1:])))
 
 
 def measure_matrices(
@@ -162,16 +220,21 @@ def measure_matrices(
     *,
     object: str = "weight",
     layout: str | None = None,
+    quantized: bool = False,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Measurement]:
     """Every rank and norm of every matrix, whatever holds them.
 
-    Matrices of equal shape are measured as one batch, in the widest dtype of all, at least float32.
+    Matrices of equal shape are measured in batches, in the widest dtype of all, at least float32.
+    A file's are read as they are measured: memory is bounded by a batch, or by the largest matrix.
 
     Args:
       source: as `as_matrices` takes it.
       object: what the matrices are.
       layout: see `as_matrices`.
+      quantized: look for matrices that were rounded to few values (`rounding_noise`). Of these the
+        numerical rank counts what exceeds the largest singular value of such rounding,
+        sigma (sqrt(rows) + sqrt(columns)), which is given as ``rounding_floor`` (0 of others).
       progress: wraps the sequence of batches, as tqdm does.
 
     Returns:
@@ -189,23 +252,65 @@ def measure_matrices(
       >>> found["numerical_rank"].value.tolist(), found["non_finite"].value.tolist()
       ([3, 0, 0], [0, 0, 4])
     """
-    matrices = as_matrices(source, layout=layout)
-    kinds = {jax.dtypes.canonicalize_dtype(m.dtype) for m in matrices.values()}
+    matrices = unread_matrices(source, layout=layout)
+    kinds = {jax.dtypes.canonicalize_dtype(m.view.dtype) for m in matrices.values()}
     dtype = jnp.float64 if jnp.float64 in kinds else jnp.float32
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for name, matrix in matrices.items():
-        groups.setdefault(matrix.shape, []).append(name)
-    seen = []
-    for group in progress(list(groups.values())):
-        seen.append(observe(jnp.stack([jnp.asarray(matrices[name], dtype) for name in group])))
+    groups = batches({name: matrix.shape for name, matrix in matrices.items()})
+    seen, sigma = [], []
+
+    def read(name: str) -> np.ndarray:
+        matrix = matrices[name].read()
+        sigma.append(rounding_noise(matrix) if quantized else 0.0)
+        return matrix
+
+    for group in progress(groups):
+        # Waited for, or the batches that follow would be read meanwhile.
+        found = observe(jnp.asarray(stacked(map(read, group), len(group), dtype)))
+        seen.append(jax.block_until_ready(found))
     # Spectra of one length are measured by one compiled program.
     s = spectra_of_one_length([found[0] for found in seen])
     missing, rows = (jnp.concatenate([found[i] for found in seen]) for i in (1, 2))
-    names = [name for group in groups.values() for name in group]
+    names = [name for group in groups for name in group]
     shapes = [matrices[name].shape for name in names]
-    found = measure_spectrum(s, shape=shapes, object=object, layers=tuple(names))
+    floor = np.array(sigma) * [math.sqrt(m) + math.sqrt(n) for m, n in shapes]
+    tolerance = default_tolerance(shapes, s.dtype)
+    largest = np.asarray(s[:, 0], np.float64)
+    kept = (floor > 0) & (largest > 0)
+    tolerance[kept] = np.maximum(tolerance, np.clip(floor / np.where(kept, largest, 1), 0, 1))[kept]
+    found = measure_spectrum(
+        s, shape=shapes, object=object, layers=tuple(names), tolerance=tolerance
+    )
     found = _with_counts(found, missing, rows)
+    if quantized:
+        value = jnp.asarray(floor, s.dtype)
+        found["rounding_floor"] = dataclasses.replace(
+            found["stable_rank"], value=value, quantity="rounding_floor"
+        )
     return {quantity: select(m, list(matrices)) for quantity, m in found.items()}
+
+
+def batches(shapes: Mapping[str, tuple[int, ...]], /) -> list[list[str]]:
+    """Names of equal shape, or pairs of shapes, together up to `BATCH` entries."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, shape in shapes.items():
+        groups.setdefault(shape, []).append(name)
+    return [
+        group[start : start + most]
+        for shape, group in groups.items()
+        for entries in [sum(math.prod(shape[i : i + 2]) for i in range(0, len(shape), 2))]
+        for most in [max(1, BATCH // entries)]
+        for start in range(0, len(group), most)
+    ]
+
+
+def stacked(matrices: Iterable[np.ndarray], count: int, dtype: Any) -> np.ndarray:
+    """Matrices, made one after another, as one array."""
+    stack = np.zeros(0)
+    for place, matrix in enumerate(matrices):
+        if not place:
+            stack = np.empty((count, *matrix.shape), dtype)
+        stack[place] = matrix
+    return stack
 
 
 def _with_counts(

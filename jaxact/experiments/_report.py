@@ -31,7 +31,7 @@ class Paragraph(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table."""
+    """A table, folded if it is long; columns that end in ``share`` are coloured."""
 
     frame: pd.DataFrame
 
@@ -85,6 +85,7 @@ def study_report(
     *,
     findings: Mapping[str, str] | None = None,
     summary: pd.DataFrame,
+    more: Mapping[str, pd.DataFrame] | None = None,
     names: Iterable[str],
     config: Any,
     facts: Any,
@@ -95,8 +96,10 @@ def study_report(
       title: of the page.
       lead: the paragraph that opens it.
       drawings: its figures.
-      findings: sentences by the name of the figure that shows them; those figures come first.
+      findings: sentences by the name of the figure that shows them; those figures come first, and
+        the first of them before all tables.
       summary: a table, folded.
+      more: further tables by their titles; empty ones are left out.
       names: of the objects and measures in its table, whose definitions are told.
       config: what decided the results, as JSON values.
       facts: the manifest.
@@ -106,15 +109,19 @@ def study_report(
     """
     findings = findings or {}
     figures = sorted(map(picture, drawings), key=lambda figure: figure.name not in findings)
+    main = figures[: bool(findings)]
+    tables = [(title, frame) for title, frame in (more or {}).items() if len(frame)]
     return [
         Heading(1, title),
         Paragraph(lead),
         *([Heading(2, "Findings"), Findings(findings)] if findings else []),
+        *main,
         Heading(2, "In numbers"),
         Table(summary),
+        *(block for title, frame in tables for block in (Heading(3, title), Table(frame))),
         Heading(2, "Figures"),
         Contents(),
-        *figures,
+        *figures[len(main) :],
         Heading(2, "Definitions"),
         Terms({name: _told(of) for name, of in analysis.definitions(names).items()}),
         Heading(2, "How it was made"),
@@ -152,10 +159,26 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    environment.filters["frame"] = lambda frame: markupsafe.Markup(
-        frame.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}", na_rep="")
-    )
+    environment.filters["frame"] = _rows
     return environment.get_template("_report.html.jinja")
+
+
+def _rows(frame: pd.DataFrame) -> markupsafe.Markup:
+    """A frame as HTML: numbers with four digits, shares of 1 the bluer the larger they are."""
+    shares = [str(name).endswith("share") for name in frame]
+
+    def cell(value: Any, share: bool) -> str:
+        if pd.isna(value):
+            return "<td></td>"
+        number = isinstance(value, float)
+        look = f' style="--share:{min(max(value, 0), 1):.2f}"' if share and number else ""
+        return f"<td{look}>{f'{value:.4g}' if number else markupsafe.escape(value)}</td>"
+
+    head = "".join(f"<th>{markupsafe.escape(str(name))}</th>" for name in frame)
+    body = "".join(
+        f"<tr>{''.join(map(cell, row, shares))}</tr>" for row in frame.itertuples(index=False)
+    )
+    return markupsafe.Markup(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def html(blocks: Sequence[Block]) -> str:

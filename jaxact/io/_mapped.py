@@ -16,6 +16,29 @@ def mapped(path: pathlib.Path) -> UInt8[np.ndarray, "_"]:
     return np.memmap(path, np.uint8, mode="c")
 
 
+class TooLargeError(ValueError):
+    """What a file unpacks to exceeds the limit."""
+
+
+def admit(path: pathlib.Path, size: int, limit: int) -> None:
+    """Refuses what unpacks to more than a limit, before it is unpacked.
+
+    Raises:
+      TooLargeError: if it does.
+    """
+    if size > limit:
+        raise TooLargeError(
+            f"limit must be at least {size} bytes to unpack {path} into memory; got {limit}"
+        )
+
+
+def packed(archive: zipfile.ZipFile) -> int:
+    """Bytes of an archive's compressed files once they are unpacked; none is, beyond that."""
+    return sum(
+        info.file_size for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED
+    )
+
+
 def view(
     data: UInt8[np.ndarray, "_"], dtype: np.dtype, shape: Sequence[int]
 ) -> Shaped[np.ndarray, "..."]:

@@ -7,15 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from jaxact.io import _safetensors, _torch_file
-from jaxact.io._mapped import mapped, member, view
+from jaxact._checks import whole
+from jaxact.io import _folder, _keras, _msgpack, _safetensors, _tfjs, _torch_file
+from jaxact.io._mapped import TooLargeError, admit, mapped, member, packed, view
 from jaxact.io._order import by_depth
 
 _TORCH = (".pth", ".pt", ".bin", ".ckpt")
-_KNOWN = ".safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, or a folder of orbax"
+_KNOWN = (
+    ".safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, .h5, .keras, .msgpack, .json, or a folder "
+    "of a model or of orbax"
+)
+LIMIT = 2**32
+"""Bytes that may be unpacked into memory by default."""
 
 
-def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
+def read_arrays(path: str | pathlib.Path, /, *, limit: int = LIMIT) -> dict[str, np.ndarray]:
     """Reads the named arrays that a file holds.
 
     =============================== ============================================================
@@ -26,7 +32,14 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
     ``.onnx``                       the initializers, in the order in which the graph uses them;
                                     needs ``pip install 'jaxact[onnx]'``
     ``.npz``                        mapped where it is stored without compression
-    a folder                        a checkpoint of orbax
+    ``.h5 .keras``                  weights of Keras, mapped where stored without compression; needs
+                                    ``pip install 'jaxact[keras]'``
+    ``.msgpack``                    of Flax, at once
+    ``.json``                       the manifest of a model of TensorFlow.js; its shards mapped,
+                                    quantized weights multiplied out
+    a folder                        the weights of one model, in one file or in shards with an
+                                    index (``model.safetensors.index.json``), as language models
+                                    are published; else a checkpoint of orbax
     =============================== ============================================================
 
     Names in nested containers are joined by dots (``state_dict.fc.weight``). Numbers and texts that
@@ -36,15 +49,19 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
 
     Args:
       path: of the file or folder.
+      limit: bytes that may be unpacked into memory, where a file is not mapped. What would exceed
+        it is refused by the sizes that the file tells, before it is unpacked.
 
     Returns:
       The arrays by name, in the file's order; where that is alphabetical (safetensors writes names
-      so) in order of depth: 2 before 10, embeddings and stems first, heads last.
+      so) in order of depth: 2 before 10, embeddings and stems first, heads last, attention (query,
+      key, value, output) before the feed-forward part.
 
     Raises:
-      FileNotFoundError: if there is nothing at ``path``.
-      ValueError: if its kind is not known, or it is damaged, or asks for code to be run.
-      ModuleNotFoundError: if ONNX files are not supported by what is installed.
+      FileNotFoundError: if there is nothing at ``path``, or a shard is missing.
+      ValueError: if its kind is not known, or it is damaged, asks for code to be run, or would be
+        unpacked to more than ``limit``.
+      ModuleNotFoundError: if files of its kind are not supported by what is installed.
 
     Example:
       >>> import tempfile
@@ -55,25 +72,64 @@ def read_arrays(path: str | pathlib.Path, /) -> dict[str, np.ndarray]:
       {'kernel': (2, 3)}
     """
     path = pathlib.Path(path)
+    whole("limit", limit)
     if not path.exists():
         raise FileNotFoundError(f"path must be an existing file or folder; got {path}")
-    if path.is_dir():
-        return by_depth(_orbax(path))
-    readers = {".safetensors": _safetensors.read, ".onnx": _onnx, ".npz": _npz}
-    readers |= dict.fromkeys(_TORCH, _torch_file.read)
-    if path.suffix not in readers:
-        raise ValueError(f"path must end in {_KNOWN}; got {path}")
-    return by_depth(readers[path.suffix](path))
+    if not path.is_dir():
+        return by_depth(_file(path, limit))
+    if files := _folder.weight_files(path):
+        kinds = {file.suffix for file in files}
+        # Shards of safetensors follow depth, but the names in each are in alphabetical order.
+        ordered = False if kinds == {".safetensors"} else None
+        return by_depth(_folder.read(files, lambda file: _file(file, limit)), ordered=ordered)
+    return by_depth(_orbax(path))
 
 
-def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+def outputs_first(path: str | pathlib.Path, /) -> bool:
+    """Whether the kernels of a file have the axes outputs, inputs, space, as PyTorch's do.
+
+    Args:
+      path: of a file or folder, as `read_arrays` takes it.
+
+    Returns:
+      True of safetensors, PyTorch and ONNX; False of all else, which has space, inputs, outputs.
+    """
+    path = pathlib.Path(path)
+    files = list(_folder.weight_files(path)) if path.is_dir() else [path]
+    return bool(files) and files[0].suffix in (".safetensors", ".onnx", *_TORCH)
+
+
+def _file(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
+    match path.suffix:
+        case ".safetensors":
+            return _safetensors.read(path)
+        case ".pth" | ".pt" | ".bin" | ".ckpt":
+            return _torch_file.read(path, limit)
+        case ".onnx":
+            return _onnx(path)
+        case ".npz":
+            return _npz(path, limit)
+        case ".h5" | ".keras":
+            return _keras.read(path, limit)
+        case ".msgpack":
+            admit(path, path.stat().st_size, limit)
+            return _msgpack.read(path)
+        case ".json":
+            return _tfjs.read(path, limit)
+    raise ValueError(f"path must end in {_KNOWN}; got {path}")
+
+
+def _npz(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         file = mapped(path)
         with zipfile.ZipFile(path) as archive:
+            admit(path, packed(archive), limit)
             for name in archive.namelist():
                 arrays[name.removesuffix(".npy")] = _npy(name, member(file, archive, name))
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (PermissionError, TooLargeError):
+        raise
+    except Exception as error:  # zipfile and NumPy's header parser may raise anything
         raise ValueError(f"path must be a whole .npz file of arrays; {path}: {error}") from error
     return arrays
 
@@ -113,6 +169,8 @@ def _onnx(path: pathlib.Path) -> dict[str, np.ndarray]:
         model = onnx.load(str(path))
         if not model.ByteSize() or not model.HasField("graph"):
             raise ValueError("it holds no graph")
+        if not all(isinstance(tensor.name, str) for tensor in model.graph.initializer):
+            raise ValueError("the name of an array is no text")
         used = [name for node in model.graph.node for name in node.input]
         first = {name: number for number, name in reversed(list(enumerate(used)))}
         initializers = sorted(

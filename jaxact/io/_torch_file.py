@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxact.io._mapped import DTYPES, mapped, member, view
+from jaxact.io._mapped import DTYPES, TooLargeError, admit, mapped, member, packed, view
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {
@@ -46,23 +46,23 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
     """The tensors of a file of `torch.save`, by their path in its containers, mapped.
 
     Raises:
-      ValueError: if the file is damaged, of another kind, or asks for anything but tensors in plain
-        containers.
+      ValueError: if the file is damaged, of another kind, asks for anything but tensors in plain
+        containers, or unpacks to more than the limit.
     """
     try:
         if zipfile.is_zipfile(path):
-            content, storage = _zipped(path)
+            content, storage = _zipped(path, limit)
         else:
             _refuse_what_is_cut_short(path)
             content, storage = _legacy(path)
         tensors: dict[str, _Tensor] = {}
         _collect(content, "", tensors)
         return {name: _array(name, tensor, storage(tensor)) for name, tensor in tensors.items()}
-    except PermissionError:
+    except (PermissionError, TooLargeError):
         raise
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"path must be a whole file of torch.save; {path}: {error}") from error
@@ -77,9 +77,10 @@ def _refuse_what_is_cut_short(path: pathlib.Path) -> None:
         raise ValueError("it is no checkpoint: it does not begin as PyTorch's files do")
 
 
-def _zipped(path: pathlib.Path) -> tuple[Any, Callable[[_Tensor], np.ndarray]]:
+def _zipped(path: pathlib.Path, limit: int) -> tuple[Any, Callable[[_Tensor], np.ndarray]]:
     file = mapped(path)
     with zipfile.ZipFile(path) as archive:
+        admit(path, packed(archive), limit)
         names = archive.namelist()
         pickles = [name for name in names if pathlib.PurePosixPath(name).name == "data.pkl"]
         if len(pickles) != 1:

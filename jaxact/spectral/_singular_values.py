@@ -16,6 +16,10 @@ def singular_values(a: Inexact[Array, "*batch m n"], /) -> Float[Array, "*batch 
 
     Matrices whose sides differ by a factor of 1.5 or more are reduced to a square factor by QR.
 
+    All axes but the last two count matrices. A convolution's kernel is no such batch: PyTorch's of
+    shape (64, 64, 3, 3) would be taken as 4096 matrices of 3 x 3. For kernels there are
+    `jaxact.analysis.measure_matrices` (``layout="oihw"``), `unfolded` and `circular`.
+
     Args:
       a: real or complex matrices, any batch shape; float16 and bfloat16 are decomposed, and
         answered, in float32.

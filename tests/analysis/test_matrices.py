@@ -45,6 +45,20 @@ class TestSources:
         )
         np.testing.assert_allclose(s, t, atol=1e-5)
 
+    def test_what_is_no_weight_of_a_transformer(self):
+        arrays = {
+            "h.0.attn.bias": np.tril(np.ones((1, 1, 4, 4))),
+            "cls_token": np.ones((1, 1, 6)),
+            "pos_embed": np.ones((1, 5, 6)),
+            "mlp.experts.down_proj": np.ones((2, 3, 6)),
+        }
+        found = analysis.as_matrices(arrays, layout="oihw")
+        assert {name: m.shape for name, m in found.items()} == {
+            "pos_embed": (5, 6),
+            "mlp.experts.down_proj.0": (3, 6),
+            "mlp.experts.down_proj.1": (3, 6),
+        }
+
     def test_stack_list_and_chain(self):
         stack = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
         chain = analysis.as_chain([("blocks", lambda w, x: x @ w, jnp.asarray(stack), 3)])
@@ -104,6 +118,27 @@ class TestMeasurements:
         np.testing.assert_allclose(np.exp(logs[[0, 8, 16, 24, 32]]), s, rtol=1e-5)
         for quantity, value in expected.items():
             assert float(found[quantity].value[1]) == pytest.approx(value, rel=1e-5), quantity
+
+    def test_batches_are_bounded(self, checkpoint, monkeypatch):
+        rng = np.random.default_rng(0)
+        stack = list(rng.normal(size=(5, 4, 6)).astype(np.float32))
+        whole = analysis.measure_matrices(stack)
+        monkeypatch.setattr(analysis._weights, "BATCH", 50)
+        sizes = []
+        observe = analysis._weights.observe
+        monkeypatch.setattr(
+            analysis._weights, "observe", lambda a: sizes.append(len(a)) or observe(a)
+        )
+        waited = []
+        ready = jax.block_until_ready
+        monkeypatch.setattr(
+            jax, "block_until_ready", lambda a: waited.append(len(a[0])) or ready(a)
+        )
+        chex.assert_trees_all_close(analysis.measure_matrices(stack), whole, rtol=1e-6)
+        assert sizes == waited == [2, 2, 1]
+        monkeypatch.setattr(analysis._weights, "BATCH", 1)
+        chex.assert_trees_all_close(analysis.measure_matrices(stack), whole, rtol=1e-6)
+        assert sizes[3:] == [1] * 5
 
     def test_dead_channel_is_reported(self, checkpoint):
         found = analysis.measure_matrices(checkpoint, layout="oihw")

@@ -173,13 +173,14 @@ class TestFindings:
     def test_open_the_report_before_their_figures(self, study):
         folder, table = study
         page = (folder / "report.html").read_text()
-        places = [page.index("<h2>Findings</h2>"), page.index("<h2>In numbers</h2>")]
+        marks = ("<h2>Findings</h2>", "<figure", "<h2>In numbers</h2>", "<h2>Figures</h2>")
+        places = [page.index(mark) for mark in marks]
         names = list(rank_collapse.findings(table))
         for name in names:
             assert f'<a href="#{name}">' in page
         figures = re.findall(r'<figure id="(\w+)">', page)
         assert set(figures[: len(names)]) == set(names)
-        assert [*places, page.index("<figure")] == sorted([*places, page.index("<figure")])
+        assert places == sorted(places)
 
     def test_a_terminal_has_room(self, study):
         lines = rank_collapse.brief(study[1]).to_string(index=False, float_format="%.3g")
@@ -199,7 +200,7 @@ class TestRefusals:
             ({"seeds": (-1,)}, "seeds: must be at least 0; got -1"),
             ({"wirings": ("prenorm",)}, "wirings: wiring must be one of pre, post, .*'prenorm'"),
             ({"wirings": ("residual_dual",)}, "wirings: must pass one array from block to block"),
-            ({"networks": ("vit",)}, "networks: must be among mlp, conv; got 'vit'"),
+            ({"networks": ("vit",)}, "networks: must be among mlp, conv, transformer; got 'vit'"),
             ({"measures": ("rank",)}, "measures: must be among stable_rank, .*'rank'"),
             ({"measures": ("samples",)}, "measures: must be among .*'samples'"),
             ({"norm": "batchnorm"}, "norm: must be among"),
@@ -209,6 +210,11 @@ class TestRefusals:
             ({"batch_size": 0}, "batch_size: must be at least 1"),
             ({"learning_rate": 0.0}, "learning_rate: must be positive"),
             ({"steps": -1}, "steps: must be at least 0"),
+            ({"transformer_width": 18}, "transformer_width: must be a multiple of the 4 heads"),
+            (
+                {"networks": ("transformer",), "wirings": ("original", "fixup")},
+                "wirings: must hold one that transformers have; got 'original fixup'",
+            ),
             ({"share": (2, 2)}, r"share: must be I N with 0 <= I < N; got \(2, 2\)"),
         ],
     )
@@ -231,6 +237,27 @@ class TestRefusals:
         assert done.returncode == 0
         for field in dataclasses.fields(RankCollapse):
             assert f"--{field.name.replace('_', '-')}" in done.stdout
+
+
+@pytest.mark.slow
+def test_transformers(tmp_path):
+    """Wirings that they cannot have are left out; tokens are measured, products are not."""
+    folder = tmp_path / "study"
+    wirings = ("original", "post", "pre")
+    options = dict(transformer_depths=(2,), transformer_width=8, activations=("gelu",))
+    config = dataclasses.replace(TINY, networks=("transformer",), wirings=wirings, **options)
+    rank_collapse.run(dataclasses.replace(config, seeds=(0,), out=folder))
+    table = pd.read_parquet(folder / "table.parquet")
+    assert set(table.wiring) == {"post", "pre"}
+    assert set(table.object) == {
+        "weight", "features", "jacobian", "gradient", "tokens", "network", "training",
+    } - {"training"}  # fmt: skip
+    cosine = table[table.quantity == "token_cosine"]
+    assert set(cosine.layer) == {0, 1, 2}
+    assert cosine.value.between(-1, 1).all()
+    parameters = " ".join(table[table.object == "weight"].parameter.unique())
+    assert all(f"{name}.kernel" in parameters for name in ("query", "key", "value", "up", "down"))
+    assert np.isfinite(table[table.quantity != "log_singular_value"].value).all()
 
 
 @pytest.mark.slow

@@ -20,6 +20,10 @@ from jaxact.experiments._plots import (
     values_of,
     where,
 )
+from jaxact.experiments.checkpoint._findings import by_kind
+
+MARKED = 60
+"""Up to so many matrices have marks on their lines."""
 
 AXIS = "weight matrix, in order of depth"
 
@@ -41,18 +45,70 @@ def draw(table: pd.DataFrame) -> Iterator[Drawing]:
     for file in files:
         own = where(table, file=file)
         ending = f"_{file}" if len(files) > 1 else ""
+        if "effective_rank" in ranks:
+            rows = where(own, quantity="effective_rank")
+            yield from _by_layer(where(rows, object="weight"), f"layers{ending}")
+            yield from _heads(where(rows, object="circuit"), f"heads{ending}")
         if ranks:
             yield _ranks(own, ranks, f"ranks{ending}")
         if "log_singular_value" in measured:
-            yield _spectra(where(own, quantity="log_singular_value"), f"spectra{ending}")
+            yield _spectra(
+                where(own, object="weight", quantity="log_singular_value"), f"spectra{ending}"
+            )
 
 
 def wide(table: pd.DataFrame, quantities: list[str]) -> pd.DataFrame:
     """A row for each layer, a column for each quantity; missing where it was not measured."""
     keys = ["file", "layer", "name", "rows", "columns"]
-    rows = table[table["index"] == 0]
+    rows = where(table, table["index"] == 0, object="weight")
     found = rows.pivot_table(index=keys, columns="quantity", values="value", aggfunc="first")
     return found.reindex(columns=quantities).reset_index().rename_axis(columns=None)
+
+
+def _by_layer(rows: pd.DataFrame, figure_name: str) -> Iterator[Drawing]:
+    """Effective rank over its limit by layer, a line for each kind of matrix that repeats."""
+    rows = by_kind(rows)
+    repeats = rows.groupby("kind").number.transform("nunique")
+    rows = where(rows, (repeats >= 3) & (rows.number >= 0))
+    if rows.empty:
+        return
+    rows = rows.assign(value=rows.value / rows.possible)
+    figure = lines(
+        rows, x="number", by="kind", xlabel="layer", ylabel="effective rank\nover the possible",
+        names={kind: _short(kind) for kind in values_of(rows, "kind")},
+    )  # fmt: skip
+    yield Drawing(
+        figure_name,
+        figure,
+        "Effective rank over min(rows, columns) by layer, a line for each kind of matrix of which "
+        "there are three layers or more.",
+        rows.filter(["kind", "number", "name", "value"]),
+    )
+
+
+def _short(kind: str) -> str:
+    """What is behind the layer's number."""
+    return kind.partition("#")[2].strip(".").removesuffix(".weight").removesuffix(".kernel") or kind
+
+
+def _heads(rows: pd.DataFrame, figure_name: str) -> Iterator[Drawing]:
+    """Effective rank of circuits over the width of a head, by attention layer."""
+    if rows.empty:
+        return
+    layers = {name: place for place, name in enumerate(values_of(rows, "attention"), start=1)}
+    rows = rows.assign(value=rows.value / rows.possible, place=rows.attention.map(layers))
+    figure = lines(
+        rows, x="place", by="part", xlabel="attention, in order of depth",
+        ylabel="effective rank\nover the head's width",
+        names={name: name.replace("_", "-") for name in values_of(rows, "part")},
+    )  # fmt: skip
+    yield Drawing(
+        figure_name,
+        figure,
+        "Effective rank of W_Q^T W_K (query-key) and W_O W_V (value-output) of every head over the "
+        "head's width: median over the heads of a layer, band from least to largest.",
+        rows.filter(["attention", "part", "head", "value"]),
+    )
 
 
 def _shares(table: pd.DataFrame, quantities: list[str], ranks: list[str]) -> pd.DataFrame:
@@ -86,8 +142,10 @@ def _ranks(table: pd.DataFrame, ranks: list[str], figure_name: str) -> Drawing:
     with style():
         figure, axes = panels(2, 1, 3.4, sharex=True, height_ratios=[5, 2])
         for series, name in zip(SERIES, ranks, strict=False):
-            label = name.replace("_", " ")
-            axes[0, 0].plot(numbers["layer"], numbers[name], label=label, **series)
+            look = {**series, "label": name.replace("_", " ")}
+            if len(numbers) > MARKED:
+                look["marker"] = None
+            axes[0, 0].plot(numbers["layer"], numbers[name], **look)
         axes[0, 0].axhline(1, **FLOOR)
         axes[0, 0].set_ylim(0, 1.05)
         axes[0, 0].set_ylabel("rank over min(rows, columns)")

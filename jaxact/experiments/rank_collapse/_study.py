@@ -18,6 +18,7 @@ from jaxact import activations, analysis, spectral, training, wiring
 from jaxact.experiments import _cli, _grid
 from jaxact.experiments._blocks import linear_maps
 from jaxact.experiments._cli import POSITIVE, Must, Words, among, at_least, known
+from jaxact.experiments._columns import write_definitions
 from jaxact.experiments._depths import depth_grid
 from jaxact.experiments._grid import Cell, Grid
 from jaxact.experiments._networks import (
@@ -34,7 +35,7 @@ from jaxact.experiments._networks import (
 )
 from jaxact.experiments._plots import FIRST, values_of, where
 from jaxact.experiments._report import study_report, write_report
-from jaxact.experiments._store import write_json, write_table
+from jaxact.experiments._store import write_table
 from jaxact.experiments.rank_collapse import _figures
 from jaxact.experiments.rank_collapse._findings import findings
 
@@ -271,7 +272,7 @@ def observe(config: RankCollapse, spec: Spec, view: analysis.View) -> dict[str, 
             of.name: _value(of, view)
             for of in map(analysis.MEASURES.__getitem__, config.measures)
             if of.function and of.takes != "spectrum"
-            if of.takes != "tokens" or view.hidden.ndim > 3
+            if of.takes != "tokens" or spec.kind == "transformer"
         },
     }
 
@@ -442,7 +443,7 @@ def run(config: RankCollapse) -> pathlib.Path:
         table = folder.table(cells.names).astype(COLUMNS)
         names = dict.fromkeys([*table.object.unique(), *table.quantity.unique()])
         write_table(folder.folder / "table.parquet", table)
-        write_json(folder.folder / "definitions.json", analysis.definitions(names))
+        write_definitions(folder.folder / "definitions.json", table)
         when = f"at initialization and after {config.steps} training steps"
         equations = "; ".join(f"{w} ({wiring.get(w).equation()})" for w in config.wirings)
         report = study_report(
