@@ -27,8 +27,8 @@ ACTIVATIONS = {
 
 def exact(a):
     """Entries, or one number, as mpmath's numbers."""
-    a = np.asarray(a, np.float64)
-    return np.frompyfunc(mp.mpf, 1, 1)(a)
+    a = np.asarray(a)
+    return a if a.dtype == object else np.frompyfunc(mp.mpf, 1, 1)(a.astype(np.float64))
 
 
 def tokens_of(x):
@@ -88,8 +88,8 @@ def attention(
     positions=None,
 ):
     n = len(x)
-    if isinstance(mask, str):
-        mask = np.tril(np.ones((n, n), bool))
+    if mask is not None:
+        mask = np.tril(np.ones((n, n), bool)) if isinstance(mask, str) else np.asarray(mask)
     group = query.shape[1] // key.shape[1]
     total = 0
     for h in range(query.shape[1]):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxact._checks import number, one_of
 from jaxact.analysis.graded._maps import linear
@@ -30,8 +30,8 @@ from jaxact.analysis.graded._tokens import (
 )
 
 Layer = Callable[[GradedTokens], GradedTokens]
-Weights = Float[Array, "d heads k"]
-Bias = Float[Array, "heads k"] | None
+Weights = Float[Array, "..."]
+Bias = Weights | None
 
 
 def attention(
@@ -39,14 +39,14 @@ def attention(
     query: Weights,
     key: Weights,
     value: Weights,
-    output: Float[Array, "heads k e"],
+    output: Weights,
     /,
     *,
     query_bias: Bias = None,
     key_bias: Bias = None,
     value_bias: Bias = None,
-    output_bias: Float[Array, " e"] | None = None,
-    mask: str | Bool[Array, "n n"] | None = None,
+    output_bias: Bias = None,
+    mask: str | Array | None = None,
     scale: float | None = None,
     query_norm: Layer | None = None,
     key_norm: Layer | None = None,
@@ -147,27 +147,25 @@ def _product(a: Array, b: Array) -> Array:
 
 def _logits(q: GradedTokens, k: GradedTokens, positions) -> tuple[Array, Array, Array]:
     """Logits as s_j + 2^exponent apart_ij, up to a constant of each row."""
-    dtype = q.mean.dtype
-    # Beyond, a softmax is saturated whatever the scale.
-    most = float(jnp.finfo(dtype).maxexp - 28)
+    both = q.exponent + k.exponent
     if positions is None:
-        common = _product(k.deviation, q.mean) * power(jnp.minimum(k.exponent, most), dtype)
-        terms, exponents = _product(q.deviation, k.deviation.T)[None], q.exponent + k.exponent
-        exponents = exponents[None]
+        terms, exponents = _product(q.deviation, k.deviation.T)[None], both[None]
+        shared = jnp.stack([_product(k.deviation, q.mean), jnp.mean(terms[0], axis=0)])
+        scales = jnp.stack([k.exponent, both])
     else:
-        common = jnp.zeros(len(k.deviation), dtype)
         shape = k.deviation.shape
         q0, k0 = (positions(jnp.broadcast_to(t.mean[None], shape)) for t in (q, k))
         u, v = positions(q.deviation), positions(k.deviation)
         pairs = ((q0, k0.T), (q0, v.T), (u, k0.T), (u, v.T))
         terms = jnp.stack([_product(a, b) for a, b in pairs])
-        zero = jnp.zeros((), dtype)
-        exponents = jnp.stack([zero, k.exponent, q.exponent, q.exponent + k.exponent])
-    shared = jnp.mean(terms, axis=1)
-    scales = power(jnp.minimum(exponents, most), dtype)
-    common = common + jnp.sum(shared * scales[:, None], axis=0)
-    apart, exponent = combined(terms - shared[:, None], exponents)
-    return common, apart, jnp.minimum(exponent, most)
+        scales = exponents = jnp.stack([0 * both, k.exponent, q.exponent, both])
+        shared = jnp.mean(terms, axis=1)
+    common, scale = combined(shared[:, None], scales)
+    apart, exponent = combined(terms - shared[-len(terms) :, None], exponents)
+    # Beyond, a softmax is saturated whatever the scale.
+    most = jnp.finfo(common.dtype).maxexp - 28
+    over = jnp.maximum(jnp.maximum(scale, exponent) - most, 0)
+    return common[0] * power(scale - over, common.dtype), apart, exponent - over
 
 
 def _shared(common: Array, apart: Array, exponent: Array, r: Array, used: Array | None = None):

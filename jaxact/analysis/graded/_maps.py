@@ -13,7 +13,7 @@ Layer = Callable[[GradedTokens], GradedTokens]
 
 
 def linear(
-    x: GradedTokens, kernel: Float[Array, "d e"], bias: Float[Array, " e"] | None = None, /
+    x: GradedTokens, kernel: Float[Array, "..."], bias: Float[Array, "..."] | None = None, /
 ) -> GradedTokens:
     """The tokens x W + b.
 
@@ -89,8 +89,8 @@ def gated(x: GradedTokens, y: GradedTokens, /) -> GradedTokens:
 
 def layer_norm(
     x: GradedTokens,
-    scale: Float[Array, " d"] | None = None,
-    bias: Float[Array, " d"] | None = None,
+    scale: Float[Array, "..."] | None = None,
+    bias: Float[Array, "..."] | None = None,
     /,
     *,
     epsilon: float = 1e-5,
@@ -125,8 +125,8 @@ def layer_norm(
 
 def rms_norm(
     x: GradedTokens,
-    scale: Float[Array, " d"] | None = None,
-    bias: Float[Array, " d"] | None = None,
+    scale: Float[Array, "..."] | None = None,
+    bias: Float[Array, "..."] | None = None,
     /,
     *,
     epsilon: float = 1e-5,

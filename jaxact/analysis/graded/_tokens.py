@@ -49,7 +49,7 @@ class GradedTokens(NamedTuple):
         return jnp.where(jnp.isneginf(residual), -jnp.inf, residual - whole)
 
 
-def tokens(x: Float[Array, "n d"], /) -> GradedTokens:
+def tokens(x: Array, /) -> GradedTokens:
     """Tokens in graded form.
 
     Args:
@@ -72,7 +72,7 @@ def tokens(x: Float[Array, "n d"], /) -> GradedTokens:
         raise ValueError(
             f"x must be real floating tokens (n, d), at least one; got {x.dtype} of shape {x.shape}"
         )
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
     zero = jnp.zeros((), x.dtype)
     return collected(x[0], (x - x[:1])[None], zero[None])
 
