@@ -62,9 +62,9 @@ def _panels(a: Array, r: Array, z: Array, exponent: Array, points: list[float]):
     splits = [_share(p, a, r, exponent) for p in points]
     edges = jnp.sort(jnp.stack([0 * one, *splits, one]), axis=0)
     width = edges[1:] - edges[:-1]
-    at = [a[None] + z[None] * (edges[:-1] + width * float(s)) for s in t]
-    weights = [width * float(v) for v in w]
-    at, weights = jnp.concatenate(at), jnp.concatenate(weights)
+    t, w = (jnp.asarray(v, r.dtype)[:, None, None, None] for v in (t, w))
+    at = a[None, None] + z[None, None] * (edges[:-1][None] + width[None] * t)
+    at, weights = (v.reshape(-1, *r.shape) for v in (at, width[None] * w))
     for p in points:
         # A deviation too small to move the mean from a kink leaves it to the side of its sign.
         beside = p + jnp.sign(r) * max(abs(p) * float(info.eps), float(info.tiny))

@@ -88,10 +88,10 @@ def attention(
       >>> w.append(jax.random.normal(keys[3], (2, 4, 8)) / 8**0.5)
       >>> from jaxact.analysis.graded import tokens
       >>> x = tokens(jax.random.normal(keys[4], (6, 8)))
-      >>> for _ in range(6):
-      ...     before, x = x.log_residual, attention(x, *w)
-      >>> print(f"{x.log_residual / before:.2f}")
-      3.01
+      >>> for _ in range(8):
+      ...     before, x = x.log_residual, jax.jit(attention)(x, *w)
+      >>> print(f"{x.log_residual / before:.1f}")
+      3.0
 
     Reference:
       Vaswani et al. 2017, "Attention is all you need", section 3.2; the collapse: Dong, Cordonnier
@@ -124,10 +124,14 @@ def attention(
         k = k if key_norm is None else key_norm(k)
         q = q._replace(mean=q.mean * factor, deviation=q.deviation * factor)
         common, apart, exponent = _logits(q, k, positions)
-        if allowed is None:
-            base, deviation, exponent = _shared(common, apart, exponent, x.deviation)
-        else:
-            base, deviation, exponent = _masked(common, apart, exponent, allowed, x.deviation)
+        parts = common, apart, exponent, x.deviation
+        found = _shared(*parts) if allowed is None else _masked(*parts, allowed)
+        if allowed is not None and not isinstance(mask, str):
+            # Rows that all attend to the same tokens differ as little as without a mask.
+            alike = jnp.all(allowed == allowed[:1])
+            of_alike = _shared(*parts, allowed[0])
+            found = tuple(jnp.where(alike, a, b) for a, b in zip(of_alike, found, strict=True))
+        base, deviation, exponent = found
         deviation, exponent = normalized(deviation, exponent + x.exponent)
         mean = x.mean + power(x.exponent, dtype) * base
         mean = _product(_product(mean, value) + value_bias, output)
@@ -191,27 +195,22 @@ def _shared(common: Array, apart: Array, exponent: Array, r: Array, used: Array 
     log_p = log_q[None] + delta - log_sum
     size, direction = _directions(r, most)
     log_size = jnp.log(size)[None]
-    shift = _level(log_size + jnp.where(large, log_p, log_q[None]))
-    down = log_size - shift * math.log(2)
+    out, shift, left = _taken_out(log_size + jnp.where(large, log_p, log_q[None]))
+    down = log_size - out
     small = jnp.exp(log_q[None] + down) * rise * _expm1_over(above, ~large)
     weights = jnp.where(large, (jnp.exp(log_p + down) - jnp.exp(log_q[None] + down)) * over, small)
-    return _product(q[0], r), _product(weights, direction), exponent + shift
+    return _product(q[0], r), left * _product(weights, direction), exponent + shift
 
 
-def _masked(common, apart, exponent, allowed: Array, r: Array):
+def _masked(common: Array, apart: Array, exponent: Array, r: Array, allowed: Array):
     """The same about the token attended most, where rows attend to different tokens."""
     logits = common[None] + power(exponent, r.dtype) * apart
     log_p = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), axis=1)
     most = jnp.argmax(jnp.sum(jnp.exp(log_p), axis=0))
     size, direction = _directions(r, most)
     level = log_p + jnp.log(size)[None]
-    shift = _level(level)
-    deviation = _product(jnp.exp(level - shift * math.log(2)), direction)
-    apart_rows = r[most], deviation, shift
-    # Rows that all attend to the same tokens differ as little as without a mask.
-    alike_rows = _shared(common, apart, exponent, r, allowed[0])
-    alike = jnp.all(allowed == allowed[:1])
-    return jax.tree.map(lambda a, b: jnp.where(alike, a, b), alike_rows, apart_rows)
+    out, shift, left = _taken_out(level)
+    return r[most], left * _product(jnp.exp(level - out), direction), shift
 
 
 def _directions(r: Array, most: Array) -> tuple[Array, Array]:
@@ -221,10 +220,12 @@ def _directions(r: Array, most: Array) -> tuple[Array, Array]:
     return size, r / jnp.where(size == 0, 1, size)[:, None]
 
 
-def _level(log: Array) -> Array:
-    """The exponent of two of the largest, given natural logarithms; 0 where nothing is left."""
-    largest = jnp.ceil(jnp.max(lax.stop_gradient(log)) / math.log(2))
-    return jnp.where(jnp.isfinite(largest), largest, 0)
+def _taken_out(log: Array) -> tuple[Array, Array, Array]:
+    """The largest of natural logarithms, its exponent of two, and the factor left of it."""
+    largest = jnp.max(lax.stop_gradient(log))
+    largest = jnp.where(jnp.isfinite(largest), largest, 0)
+    exponent = jnp.floor(largest / math.log(2))
+    return largest, exponent, jnp.exp2(largest / math.log(2) - exponent)
 
 
 def _expm1_over(x: Array, where: Array) -> Array:

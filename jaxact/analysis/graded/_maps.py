@@ -187,6 +187,7 @@ def by_layer(layers: Iterable[tuple[str, Layer]], x: GradedTokens, /) -> dict[st
 
     Example:
       >>> import jax, jax.numpy as jnp
+      >>> from jaxact.analysis.graded import tokens
       >>> w = jax.random.normal(jax.random.key(0), (4, 4))
       >>> double = lambda x: linear(x, 2 * jnp.eye(4))
       >>> states = by_layer([("first", double), ("second", double)], tokens(w))
