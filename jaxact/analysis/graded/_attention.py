@@ -176,29 +176,27 @@ def _shared(common: Array, apart: Array, exponent: Array, r: Array, used: Array 
     """The row sum_j q_j r_j, and sum_j (p_ij - q_j) r_j as a graded array."""
     common = common if used is None else jnp.where(used, common, -jnp.inf)
     most = jnp.argmax(common)
-    apart, exponent = normalized(apart - apart[:, most][:, None], exponent)
     e = power(exponent, r.dtype)
     over = 1 / jnp.where(e == 0, 1, e)
     log_q = jax.nn.log_softmax(common)
     q, delta = jnp.exp(log_q)[None], e * apart
-    # z_i over e
     large = delta > 1
     whole = jnp.minimum(log_q[None] + delta, 60)
-    part = jnp.where(large, (jnp.exp(whole) - q) * over, q * apart * _expm1_over(delta, ~large))
-    part = jnp.sum(part, axis=1, keepdims=True)
-    close = (e * part < 1) & (e * part > -0.5)
-    log_sum = jax.nn.logsumexp(log_q[None] + delta, axis=1, keepdims=True)
-    z = jnp.where(close, part * _log1p_over(e * part, close), log_sum * over)
-    rise = apart - z
-    above = e * rise
-    large = above > 1
-    log_p = log_q[None] + delta - log_sum
+    total = jnp.where(large, (jnp.exp(whole) - q) * over, q * apart * _expm1_over(delta, ~large))
+    total = jnp.sum(total, axis=1, keepdims=True)
+    # z_i over e; where it is not small the rows differ enough to be subtracted.
+    close = (e * total < 1) & (e * total > -0.5)
+    total = jnp.where(close, total, 0)
+    rise = apart - total * _log1p_over(e * total)
+    large = ~close | (e * rise > 1)
+    log_p = jax.nn.log_softmax(log_q[None] + delta, axis=1)
     size, direction = _directions(r, most)
     log_size = jnp.log(size)[None]
-    out, shift, left = _taken_out(log_size + jnp.where(large, log_p, log_q[None]))
-    down = log_size - out
-    small = jnp.exp(log_q[None] + down) * rise * _expm1_over(above, ~large)
-    weights = jnp.where(large, (jnp.exp(log_p + down) - jnp.exp(log_q[None] + down)) * over, small)
+    log_p, log_q = log_p + log_size, log_q[None] + log_size
+    out, shift, left = _taken_out(jnp.where(large, jnp.maximum(log_p, log_q), log_q))
+    log_p, log_q = log_p - out, log_q - out
+    small = jnp.exp(log_q) * rise * _expm1_over(e * rise, ~large)
+    weights = jnp.where(large, (jnp.exp(log_p) - jnp.exp(log_q)) * over, small)
     return _product(q[0], r), left * _product(weights, direction), exponent + shift
 
 
@@ -237,9 +235,8 @@ def _expm1_over(x: Array, where: Array) -> Array:
     return jnp.where(near, series, jnp.expm1(x) / x)
 
 
-def _log1p_over(x: Array, where: Array) -> Array:
-    """log(1 + x) / x, itself differentiable at 0; 1 elsewhere."""
-    x = jnp.where(where, x, 0)
+def _log1p_over(x: Array) -> Array:
+    """log(1 + x) / x, itself differentiable at 0."""
     near = jnp.abs(x) < 1e-2
     y = jnp.where(near, -x, 0)
     series = 1 + y * (1 / 2 + y * (1 / 3 + y * (1 / 4 + y * (1 / 5 + y * (1 / 6 + y / 7)))))

@@ -74,6 +74,7 @@ def tokens(x: Array, /) -> GradedTokens:
         )
     x = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
     zero = jnp.zeros((), x.dtype)
+    # From the first token on: exact for tokens that are nearly equal, and zero for equal ones.
     return collected(x[0], (x - x[:1])[None], zero[None])
 
 
@@ -107,10 +108,8 @@ def normalized(a: Array, exponent: Array) -> tuple[Array, Array]:
 def collected(base: Array, a: Inexact[Array, "t n d"], exponents: Float[Array, " t"]):
     """The tokens ``base + sum_t 2^exponent_t a_t``, about their mean."""
     total, exponent = combined(a, exponents)
-    # From the first token on, so that equal tokens have deviations of exactly zero.
-    rest = total - total[:1]
-    centre = jnp.mean(rest, axis=0)
-    mean = base + power(exponent, base.dtype) * (total[0] + centre)
-    deviation, exponent = normalized(rest - centre[None], exponent)
+    centre = jnp.mean(total, axis=0)
+    mean = base + power(exponent, base.dtype) * centre
+    deviation, exponent = normalized(total - centre[None], exponent)
     sound = jnp.all(jnp.isfinite(mean))
     return GradedTokens(mean, jnp.where(sound, deviation, jnp.nan), exponent)
