@@ -176,6 +176,7 @@ def _shared(common: Array, apart: Array, exponent: Array, r: Array, used: Array 
     """The row sum_j q_j r_j, and sum_j (p_ij - q_j) r_j as a graded array."""
     common = common if used is None else jnp.where(used, common, -jnp.inf)
     most = jnp.argmax(common)
+    apart, exponent = normalized(apart - apart[:, most][:, None], exponent)
     e = power(exponent, r.dtype)
     over = 1 / jnp.where(e == 0, 1, e)
     log_q = jax.nn.log_softmax(common)
@@ -188,14 +189,17 @@ def _shared(common: Array, apart: Array, exponent: Array, r: Array, used: Array 
     close = (e * total < 1) & (e * total > -0.5)
     total = jnp.where(close, total, 0)
     rise = apart - total * _log1p_over(e * total)
-    large = ~close | (e * rise > 1)
+    above = e * rise
+    large = ~close | (above > 1)
     log_p = jax.nn.log_softmax(log_q[None] + delta, axis=1)
     size, direction = _directions(r, most)
-    log_size = jnp.log(size)[None]
-    log_p, log_q = log_p + log_size, log_q[None] + log_size
+    log_p, log_q = log_p + jnp.log(size)[None], log_q[None] + jnp.log(size)[None]
+    log_p = jnp.where(close, log_q + above, log_p)
     out, shift, left = _taken_out(jnp.where(large, jnp.maximum(log_p, log_q), log_q))
-    log_p, log_q = log_p - out, log_q - out
-    small = jnp.exp(log_q) * rise * _expm1_over(e * rise, ~large)
+    # Before the sum, where the logits are so large that it would round them away.
+    log_q = log_q - out
+    log_p = jnp.minimum(jnp.where(close, log_q + above, log_p - out), 60)
+    small = jnp.exp(log_q) * rise * _expm1_over(above, ~large)
     weights = jnp.where(large, (jnp.exp(log_p) - jnp.exp(log_q)) * over, small)
     return _product(q[0], r), left * _product(weights, direction), exponent + shift
 
