@@ -63,21 +63,26 @@ def _panels(a: Array, r: Array, z: Array, exponent: Array, points: list[float]):
     edges = jnp.sort(jnp.stack([0 * one, *splits, one]), axis=0)
     width = edges[1:] - edges[:-1]
     t, w = (jnp.asarray(v, r.dtype)[:, None, None, None] for v in (t, w))
-    at = a[None, None] + z[None, None] * (edges[:-1][None] + width[None] * t)
-    at, weights = (v.reshape(-1, *r.shape) for v in (at, width[None] * w))
-    for p in points:
-        # A deviation too small to move the mean from a kink leaves it to the side of its sign.
-        beside = p + jnp.sign(r) * max(abs(p) * float(info.eps), float(info.tiny))
-        at = jnp.where(at == p, beside[None], at)
+    share = edges[:-1][None] + width[None] * t
+    at = a[None, None] + z[None, None] * share
+    for p, split in zip(points, splits, strict=True):
+        # Rounding may put on the kink what lies before or behind it.
+        side = jnp.where(share < split[None, None], -1, 1) * jnp.sign(r)[None, None]
+        beside = p + side * max(abs(p) * float(info.eps), float(info.tiny))
+        at = jnp.where(at == p, beside, at)
+    weights = width[None] * w
+    weights, at = (v.reshape(-1, *r.shape) for v in (weights, at))
     return weights, at
 
 
 def _share(point: float, a: Array, r: Array, exponent: Array) -> Array:
-    """How far along the way from a to a + z a point lies, from 0 to 1; 0 for one elsewhere."""
+    """How far along the way from a to a + z a point lies: 0 for one before it, 1 behind it."""
     gap = point - a
     scale = power(jnp.minimum(-exponent, jnp.finfo(r.dtype).maxexp - 1), r.dtype)
-    inside = (jnp.sign(gap) == jnp.sign(r)) & (jnp.abs(gap) * scale < jnp.abs(r))
-    return jnp.where(inside, gap, 0) * scale / jnp.where(inside, r, 1)
+    ahead = jnp.sign(gap) == jnp.sign(r)
+    inside = ahead & (jnp.abs(gap) * scale < jnp.abs(r))
+    share = jnp.where(inside, gap, 0) * scale / jnp.where(inside, r, 1)
+    return jnp.where(ahead & ~inside, 1, share)
 
 
 @functools.lru_cache
