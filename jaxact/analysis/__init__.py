@@ -5,9 +5,10 @@ a training loop. The parts below it take a network that `as_chain` reads as a ch
 functions, and give arrays with a layer axis. Every measure is defined once, in `MEASURES`;
 `measure_view` takes those of a network with data (`view`). `measure_matrices`, `measure_spectrum`
 and `measure_stream` give `Measurement` records, as `measure` does, and `table` makes of any of them
-one tidy frame.
+one tidy frame. The package `graded` follows tokens that have almost collapsed to rank one.
 """
 
+from jaxact.analysis import graded as graded
 from jaxact.analysis._alignment import batch_hsic as batch_hsic
 from jaxact.analysis._alignment import stream_cka as stream_cka
 from jaxact.analysis._attention import Attention as Attention

@@ -250,8 +250,8 @@ def test_transformers(tmp_path):
     table = pd.read_parquet(folder / "table.parquet")
     assert set(table.wiring) == {"post", "pre"}
     assert set(table.object) == {
-        "weight", "features", "jacobian", "gradient", "tokens", "network", "training",
-    } - {"training"}  # fmt: skip
+        "weight", "features", "jacobian", "gradient", "tokens", "network",
+    }  # fmt: skip
     cosine = table[table.quantity == "token_cosine"]
     assert set(cosine.layer) == {0, 1, 2}
     assert cosine.value.between(-1, 1).all()

@@ -13,7 +13,14 @@ from jaxact.experiments._cli import among
 from jaxact.experiments._networks import DataSet, load_arrays
 from jaxact.experiments._plots import Drawing, rendered
 from jaxact.experiments._store import StudyError, write_table
-from jaxact.experiments.figures import _layers, _networks, _products, _theory, _transformers
+from jaxact.experiments.figures import (
+    _layers,
+    _networks,
+    _products,
+    _theory,
+    _tokens,
+    _transformers,
+)
 from jaxact.experiments.figures._sizes import PRESETS, Sizes
 from jaxact.io import write_whole
 
@@ -33,6 +40,7 @@ FIGURES: Mapping[str, PaperFigure] = {
         (_theory, ("correlation", "jacobian_law", "flips")),
         (_layers, ("convolutions", "batch_norm")),
         (_transformers, ("transformer_signal",)),
+        (_tokens, ("attention_collapse",)),
     )
     for name in names
 }
