@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxact.experiments import rank_collapse as rank_collapse
     from jaxact.experiments import train_resnet as train_resnet
     from jaxact.experiments import verdicts as verdicts
+    from jaxact.experiments._graded import graded_states as graded_states
 
 _STUDIES = ("checkpoint", "figures", "rank_collapse", "train_resnet", "verdicts")
 
@@ -28,8 +29,10 @@ _STUDIES = ("checkpoint", "figures", "rank_collapse", "train_resnet", "verdicts"
 def __getattr__(name: str) -> object:
     if name in _STUDIES:
         return importlib.import_module(f"jaxact.experiments.{name}")
+    if name == "graded_states":
+        return importlib.import_module("jaxact.experiments._graded").graded_states
     raise AttributeError(f"module 'jaxact.experiments' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_STUDIES])
+    return sorted([*globals(), *_STUDIES, "graded_states"])

@@ -55,6 +55,11 @@ from jaxact.models._reversible import RevNet as RevNet
 from jaxact.models._saving import load as load
 from jaxact.models._saving import save as save
 from jaxact.models._sharding import shardings as shardings
+from jaxact.models._sublayers import Attention as Attention
+from jaxact.models._sublayers import FeedForward as FeedForward
+from jaxact.models._sublayers import GatedConvolution as GatedConvolution
+from jaxact.models._sublayers import rotated as rotated
+from jaxact.models._sublayers import visible as visible
 from jaxact.models._summary import summary as summary
 from jaxact.models._torch import load_timm as load_timm
 from jaxact.models._torch import load_torchvision as load_torchvision
