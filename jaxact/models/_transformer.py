@@ -260,6 +260,7 @@ class SequenceStem(nnx.Module):
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         self.stem, self.patch = config.stem, config.patch
+        self.size = config.size if config.positions == "learned" else None
         self.inputs, self.tokens = config.inputs, config.tokens
         self.dual = config.wiring.placed.dual
         self.dtype = config.dtype
@@ -315,6 +316,9 @@ class SequenceStem(nnx.Module):
         x = x if self.dtype is None else x.astype(self.dtype)
         if self.stem == "patches" and (x.shape[1] % self.patch or x.shape[2] % self.patch):
             raise ValueError(f"x must have sides that patch={self.patch} divides; got {x.shape}")
+        if self.stem == "patches" and self.size and x.shape[1:3] != (self.size, self.size):
+            side = f"size={self.size} with positions='learned'"
+            raise ValueError(f"x must have sides of {side}; got {x.shape}")
         return self.embed(x)
 
 

@@ -404,6 +404,7 @@ def test_refusals(options, message):
 
 
 def test_batches_that_do_not_fit():
+    learned = transformer(stem="patches", inputs=3, positions="learned", size=16)
     for net, x, message in [
         (transformer(), jnp.ones((2, 3)), "x must be integers"),
         (transformer(), jnp.ones((2,), int), "x must be integers"),
@@ -411,6 +412,8 @@ def test_batches_that_do_not_fit():
         (transformer(stem="vectors", inputs=5), jnp.ones((2, 3, 4)), "x must be"),
         (transformer(stem="patches", inputs=3), jnp.ones((2, 8, 8, 1)), "x must be"),
         (transformer(stem="patches", inputs=3), jnp.ones((2, 8, 9, 3)), "sides that patch=4"),
+        (learned, jnp.ones((2, 8, 8, 3)), "sides of size=16 with positions='learned'"),
+        (learned, jnp.ones((2, 8, 32, 3)), "sides of size=16 with positions='learned'"),
     ]:
         with pytest.raises(ValueError, match=message):
             net(x)
