@@ -156,6 +156,9 @@ class TransformerConfig(BlockConfig):
             raise conflict("tie_embeddings=True", f"outputs={self.outputs}", "there is one a token")
         if self.tie_embeddings and self.head_bias:
             raise conflict("tie_embeddings=True", "head_bias=True", "the logits have no layer")
+        if self.class_token and self.pool == "first" and not self._sees_behind:
+            given = f"mask={self.mask!r}, sublayers={self.sublayers}"
+            raise conflict("class_token=True, pool='first'", given, "it sees no other token")
 
     def _refuse_wirings(self):
         placement = f"norm_placement={self.norm_placement!r}"
@@ -180,6 +183,11 @@ class TransformerConfig(BlockConfig):
     def causal(self) -> bool:
         """Whether no token sees one that follows."""
         return self.mask == "causal"
+
+    @property
+    def _sees_behind(self) -> bool:
+        """Whether a token sees those that follow."""
+        return not self.causal and "attention" in self.sublayers and self.window != 1
 
     @property
     def shared_heads(self) -> int:

@@ -142,7 +142,7 @@ for changes in (
     dict(sublayers=("convolution",), activation="glu"),
     dict(stem="vectors", inputs=5, outputs=3, pool="mean", norm_placement="residual_dual"),
     dict(stem="patches", inputs=3, class_token=True, size=16, positions="learned", pool="first",
-         query_key_norm=True, norm_placement="sandwich"),
+         mask="none", query_key_norm=True, norm_placement="sandwich"),
 ):
     network = models.Transformer(**sizes | changes, rngs=nnx.Rngs(0))
     key = jax.random.key(0)

@@ -390,6 +390,8 @@ REFUSED = [
     (dict(tie_embeddings=True, head_bias=True), "conflict: the logits have no layer"),
     (dict(norm="dynamic_tanh", norm_epsilon=1e-5), "norm_epsilon=1e-05 and norm="),
     (dict(norm_epsilon=-1.0), "norm_epsilon must be a positive finite number; got -1.0"),
+    (dict(class_token=True, pool="first"), "conflict: it sees no other token"),
+    (dict(class_token=True, pool="first", mask="none", sublayers=["convolution"]), "sees no other"),
     (dict(pool="max"), "pool must be one of mean, first, none; got 'max'"),
     (dict(activation="swigelu"), "unknown activation 'swigelu'"),
     (dict(depth=0), "depth must be an integer of at least 1; got 0"),
