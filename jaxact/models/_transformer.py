@@ -213,12 +213,11 @@ class TransformerConfig(BlockConfig):
 
     @property
     def tokens(self) -> int | None:
-        """The most tokens, if it is known."""
-        patches = self.stem == "patches"
+        """The most tokens in the stream, the class token among them, if it is known."""
         count = self.length
-        if patches:
+        if self.stem == "patches":
             count = None if self.size is None else (self.size // self.patch) ** 2
-        return None if count is None else count + self.class_token * patches
+        return None if count is None else count + self.class_token
 
     @property
     def gated(self) -> bool:
@@ -303,7 +302,8 @@ class SequenceStem(nnx.Module):
             h = jnp.concatenate([first, h], axis=1)
         length = h.shape[1]
         if self.tokens is not None and length > self.tokens:
-            raise ValueError(f"x must have at most {self.tokens} tokens; got shape {x.shape}")
+            most = self.tokens - (self.first is not None)
+            raise ValueError(f"x must have at most {most} tokens; got shape {x.shape}")
         if self.positions is not None:
             h = h + self.positions.table[...][None, :length].astype(h.dtype)
         if self.sinusoidal:

@@ -411,6 +411,7 @@ def test_batches_that_do_not_fit():
         (transformer(), jnp.ones((2, 3)), "x must be integers"),
         (transformer(), jnp.ones((2,), int), "x must be integers"),
         (transformer(positions="learned", length=4), tokens(), "at most 4 tokens"),
+        (transformer(class_token=True, length=T - 1), tokens(), "at most 6 tokens"),
         (transformer(stem="vectors", inputs=5), jnp.ones((2, 3, 4)), "x must be"),
         (transformer(stem="patches", inputs=3), jnp.ones((2, 8, 8, 1)), "x must be"),
         (transformer(stem="patches", inputs=3), jnp.ones((2, 8, 9, 3)), "sides that patch=4"),
@@ -419,6 +420,8 @@ def test_batches_that_do_not_fit():
     ]:
         with pytest.raises(ValueError, match=message):
             net(x)
+    net = transformer(class_token=True, positions="learned", length=T)  # beside the class token
+    assert net(tokens()).shape == (2, T + 1, 11)
 
 
 def test_every_field_is_documented():
