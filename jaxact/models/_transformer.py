@@ -126,6 +126,10 @@ class TransformerConfig(BlockConfig):
         one_of("positions", self.positions, POSITIONS)
         one_of("stem", self.stem, STEMS)
         one_of("pool", self.pool, POOLS)
+        if self.implementation not in (None, "xla", "cudnn"):
+            raise ValueError(
+                f"implementation must be None, xla or cudnn; got {self.implementation!r}"
+            )
         if not self.sublayers or len(set(self.sublayers)) < len(self.sublayers):
             raise ValueError(f"sublayers must be some, each once; got {self.sublayers}")
         for sublayer in self.sublayers:

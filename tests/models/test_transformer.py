@@ -392,6 +392,7 @@ REFUSED = [
     (dict(norm_epsilon=-1.0), "norm_epsilon must be a positive finite number; got -1.0"),
     (dict(class_token=True, pool="first"), "conflict: it sees no other token"),
     (dict(class_token=True, pool="first", mask="none", sublayers=["convolution"]), "sees no other"),
+    (dict(implementation="flash"), "implementation must be None, xla or cudnn; got 'flash'"),
     (dict(pool="max"), "pool must be one of mean, first, none; got 'max'"),
     (dict(activation="swigelu"), "unknown activation 'swigelu'"),
     (dict(depth=0), "depth must be an integer of at least 1; got 0"),
