@@ -172,7 +172,10 @@ class TransformerConfig(BlockConfig):
             )
         if self.wiring.skip.normless:
             raise conflict(f"skip={self.skip!r}", "a transformer", self.wiring.skip.normless)
-        if isinstance(self.norm, str) and self.norm in NORMS and self.norm not in POINTWISE:
+        if self.shortcut == "C":
+            raise conflict("shortcut='C'", "a transformer", "its skips keep their shape")
+        mixing = [make for name, make in NORMS.items() if name not in POINTWISE]
+        if self.norm in NORMS.keys() - POINTWISE or self.norm in mixing:
             raise ValueError(
                 f"norm must be one of {', '.join(POINTWISE)} in a transformer, or a callable: "
                 f"others mix tokens; got {self.norm!r}"

@@ -371,6 +371,8 @@ REFUSED = [
     (dict(norm_placement="relu_only_pre"), "conflict: its activations are outside"),
     (dict(norm_placement="norm_free", skip="fixup"), "skip='fixup' and a transformer conflict"),
     (dict(norm="batch"), "norm must be one of layer, rms, dynamic_tanh .* got 'batch'"),
+    (dict(norm=models.BatchNorm), "norm must be one of layer, rms, dynamic_tanh"),
+    (dict(shortcut="C"), "shortcut='C' and a transformer conflict: its skips keep their shape"),
     (dict(norm="lyer"), "norm must be one of"),
     (dict(heads=3), "heads must divide width=8 where head_dim is None; got 3"),
     (dict(heads=4, kv_heads=3), "kv_heads must divide heads=4; got 3"),
