@@ -135,6 +135,7 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0:
         return value.item()
     try:
-        return jnp.dtype(value).name
+        name = jnp.dtype(value).name
     except TypeError:
-        return {"unnamed": repr(value)}
+        name = "object"
+    return {"unnamed": repr(value)} if name == "object" else name  # as which NumPy takes a class

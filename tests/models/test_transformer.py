@@ -326,6 +326,16 @@ def test_stacked_and_unrolled_rematerialized_and_saved(sublayers, tmp_path):
     np.testing.assert_array_equal(models.load(tmp_path / "net.safetensors")(x), net(x))
 
 
+def test_classes_are_given_again_when_loaded(tmp_path):
+    options = dict(inputs=11, width=D, depth=2, heads=2, activation=models.PReLU)
+    net = models.create("transformer", **options, rngs=nnx.Rngs(0))
+    models.save(tmp_path / "net.safetensors", net)
+    again = models.load(tmp_path / "net.safetensors", activation=models.PReLU)
+    np.testing.assert_array_equal(again(tokens()), net(tokens()))
+    with pytest.raises(ValueError, match="made with activation that have no name"):
+        models.load(tmp_path / "net.safetensors")
+
+
 def test_the_program_does_not_grow_with_depth():
     def program(depth):
         net = nnx.eval_shape(lambda: transformer(depth=depth))
