@@ -60,6 +60,13 @@ _FEED = "feed_forward.layers.0"
 
 
 def _gpt2(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Entry]]:
+    for name, usual in (
+        ("tie_word_embeddings", True),
+        ("scale_attn_weights", True),
+        ("scale_attn_by_inverse_layer_idx", False),
+    ):
+        if given.get(name, usual) != usual:
+            raise ValueError(f"config must have {name} {usual}; got {given[name]}")
     layer = "transformer.h.{}"
     fused = [
         _Entry(f"{layer}.attn.c_attn.{there}", f"{_ATTENTION}.{name}.{here}", part=part)

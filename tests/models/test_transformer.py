@@ -587,6 +587,18 @@ def test_weights_that_do_not_fit():
         )
 
 
+@pytest.mark.parametrize(("kind", "option", "message"), [
+    ("gpt2", dict(tie_word_embeddings=False), "tie_word_embeddings True; got False"),
+    ("gpt2", dict(scale_attn_weights=False), "scale_attn_weights True; got False"),
+    ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "inverse_layer_idx False; got True"),
+])  # fmt: skip
+def test_what_is_not_here_of_their_configs(kind, option, message):
+    """None of these has other arrays, and so each would give other logits in silence."""
+    given = GPT2 if kind == "gpt2" else LANGUAGE
+    with pytest.raises(ValueError, match=message):
+        models.hugging_face_options(given | dict(model_type=kind) | option)
+
+
 def test_shardings_of_heads_hidden_units_and_embeddings():
     mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
     net = nnx.eval_shape(lambda: transformer(activation="swiglu", bias=True, inputs=12))
