@@ -111,7 +111,7 @@ def _llama(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Entry]]:
     if bias or given.get("mlp_bias"):
         raise ValueError("config must have no biases; got attention_bias or mlp_bias")
     normed = given["model_type"] == "qwen3"
-    window = given.get("sliding_window") if given.get("use_sliding_window", True) else None
+    window = _window(given)
     entries = [
         _Entry("model.embed_tokens.weight", "stem.embed.table"),
         *_affine(f"{layer}.input_layernorm", "attention.norms.0", "scale", bias=False),
@@ -154,6 +154,21 @@ def _llama(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Entry]]:
         bias=False,
     )
     return options, entries
+
+
+def _window(given: Mapping[str, Any]) -> int | None:
+    """Tokens that every layer sees; Llama's layers see all, whatever its config has."""
+    if given["model_type"] == "mistral":
+        return given.get("sliding_window", 4096)
+    if given["model_type"] == "llama" or not given.get("use_sliding_window"):
+        return None
+    depth, window = given["num_hidden_layers"], given.get("sliding_window", 4096)
+    whole = min(given.get("max_window_layers", 28), depth)
+    usual = ["full_attention"] * whole + ["sliding_attention"] * (depth - whole)
+    kinds = set(given.get("layer_types") or usual)
+    if window is not None and len(kinds) > 1:
+        raise ValueError(f"config must have one window in all layers; got {sorted(kinds)}")
+    return window if kinds == {"sliding_attention"} else None
 
 
 def _vit(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Entry]]:

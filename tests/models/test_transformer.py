@@ -587,10 +587,28 @@ def test_weights_that_do_not_fit():
         )
 
 
+WINDOW = dict(use_sliding_window=True, sliding_window=5)
+
+
+@pytest.mark.parametrize(("kind", "option", "window"), [
+    ("llama", WINDOW, None),
+    ("mistral", dict(sliding_window=5), 5),
+    ("mistral", dict(), 4096),
+    ("qwen3", dict(sliding_window=5), None),
+    ("qwen3", WINDOW | dict(max_window_layers=0), 5),
+    ("qwen3", WINDOW, None),
+])  # fmt: skip
+def test_windows_of_their_configs(kind, option, window):
+    options = models.hugging_face_options(LANGUAGE | dict(model_type=kind) | option)
+    assert options["window"] == window
+
+
 @pytest.mark.parametrize(("kind", "option", "message"), [
     ("gpt2", dict(tie_word_embeddings=False), "tie_word_embeddings True; got False"),
     ("gpt2", dict(scale_attn_weights=False), "scale_attn_weights True; got False"),
     ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "inverse_layer_idx False; got True"),
+    ("qwen3", WINDOW | dict(max_window_layers=1), "one window in all layers"),
+    ("qwen3", WINDOW | dict(layer_types=["full_attention", "sliding_attention"]), "one window"),
 ])  # fmt: skip
 def test_what_is_not_here_of_their_configs(kind, option, message):
     """None of these has other arrays, and so each would give other logits in silence."""
