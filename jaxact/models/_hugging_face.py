@@ -25,7 +25,7 @@ _ACTIVATIONS = {
     "swish": "silu",
     "relu": "relu",
 }
-_GATED = {"silu": "swiglu", "gelu": "geglu", "relu": "reglu"}
+_GATED = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "relu": "reglu"}
 
 
 class _Entry(NamedTuple):
@@ -142,7 +142,7 @@ def _llama(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Entry]]:
         kv_heads=given.get("num_key_value_heads") or given["num_attention_heads"],
         head_dim=given.get("head_dim"),
         hidden=given["intermediate_size"],
-        activation=_GATED[_named(given.get("hidden_act", "silu"))],
+        activation=_named(given.get("hidden_act", "silu"), _GATED),
         norm="rms",
         norm_epsilon=given.get("rms_norm_eps", 1e-6),
         positions="rotary",
@@ -318,7 +318,10 @@ def hugging_face_options(config: Mapping[str, Any], /) -> dict[str, Any]:
     if kind not in _ARCHITECTURES:
         words = ", ".join(_ARCHITECTURES)
         raise ValueError(f"model_type must be one of {words}; got {kind!r}")
-    return _ARCHITECTURES[kind](config)[0]
+    try:
+        return _ARCHITECTURES[kind](config)[0]
+    except KeyError as error:
+        raise ValueError(f"config must have {error}; got {', '.join(config)}") from error
 
 
 def to_hugging_face(network: Transformer, model_type: str, /) -> dict[str, np.ndarray]:
@@ -421,7 +424,7 @@ def _theirs(value: np.ndarray, entry: _Entry) -> np.ndarray:
     return value[None] if entry.key.startswith("vit.embeddings.") and value.ndim == 2 else value
 
 
-def _named(activation: str) -> str:
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}; got {activation!r}")
-    return _ACTIVATIONS[activation]
+def _named(activation: str, names: Mapping[str, str] = _ACTIVATIONS) -> str:
+    if activation not in names:
+        raise ValueError(f"activation must be one of {', '.join(names)}; got {activation!r}")
+    return names[activation]

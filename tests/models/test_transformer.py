@@ -607,6 +607,7 @@ def test_windows_of_their_configs(kind, option, window):
     ("gpt2", dict(tie_word_embeddings=False), "tie_word_embeddings True; got False"),
     ("gpt2", dict(scale_attn_weights=False), "scale_attn_weights True; got False"),
     ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "inverse_layer_idx False; got True"),
+    ("llama", dict(hidden_act="gelu_new"), "one of silu, swish, gelu, relu; got 'gelu_new'"),
     ("qwen3", WINDOW | dict(max_window_layers=1), "one window in all layers"),
     ("qwen3", WINDOW | dict(layer_types=["full_attention", "sliding_attention"]), "one window"),
 ])  # fmt: skip
@@ -615,6 +616,11 @@ def test_what_is_not_here_of_their_configs(kind, option, message):
     given = GPT2 if kind == "gpt2" else LANGUAGE
     with pytest.raises(ValueError, match=message):
         models.hugging_face_options(given | dict(model_type=kind) | option)
+
+
+def test_configs_that_lack_a_size():
+    with pytest.raises(ValueError, match="config must have 'n_embd'; got model_type, vocab_size"):
+        models.hugging_face_options(dict(model_type="gpt2", vocab_size=11))
 
 
 def test_shardings_of_heads_hidden_units_and_embeddings():
