@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -12,7 +13,8 @@ from jaxtyping import Array, Shaped
 
 from jaxact import io
 from jaxact._compat import value_of
-from jaxact.models._network import stack
+from jaxact.models._layers import Constant
+from jaxact.models._network import stack, unroll
 from jaxact.models._transformer import Transformer
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."] | Shaped[Array, "..."]]
@@ -254,7 +256,8 @@ def load_hugging_face(
     Raises:
       FileNotFoundError: if the folder has no such files.
       ValueError: if the model type is none of these or the config has what is not supported;
-        or if arrays are missing, left over or of another shape, all of which are listed.
+        if ``changes`` add or take variables; or if arrays are missing, left over or of another
+        shape, all of which are listed.
 
     Example:
       >>> from jaxact import models
@@ -273,8 +276,16 @@ def load_hugging_face(
         raise ValueError("config must be given where source is arrays; got None")
     options = hugging_face_options(config)
     _, entries = _ARCHITECTURES[config["model_type"]](config)
-    network = nnx.eval_shape(lambda: Transformer(**options | changes, rngs=nnx.Rngs(0)))
+
+    def make() -> Transformer:
+        return Transformer(**options | changes | {"scan": True}, rngs=nnx.Rngs(0))
+
+    network = nnx.eval_shape(make)
     variables = _variables(network)
+    others = dict(nnx.to_flat_state(nnx.state(network, nnx.Not(Constant)))).keys()
+    if differ := others ^ {_path(entry) for entry in entries}:
+        names = ", ".join(sorted(".".join(map(str, path)) for path in differ))
+        raise ValueError(f"changes must leave the variables of the model; they differ in {names}")
     given = _prepared(source, entries)
     values, wrong = {}, []
     for entry in entries:
@@ -302,7 +313,9 @@ def load_hugging_face(
         raise ValueError(f"source does not fit the config; {'; '.join(dict.fromkeys(wrong))}")
     filled = [(path, variables[path].replace(value)) for path, value in values.items()]
     nnx.update(network, nnx.from_flat_state(filled))
-    return network
+    # the rest is no weight: numbers by depth; what is not asked for is not made
+    nnx.update(network, jax.jit(lambda: nnx.state(make(), Constant))())
+    return network if changes.get("scan", True) else unroll(network)
 
 
 def hugging_face_options(config: Mapping[str, Any], /) -> dict[str, Any]:

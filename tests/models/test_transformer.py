@@ -565,6 +565,25 @@ def test_weights_by_name_come_back():
     assert low.stem.embed.table[...].dtype == jnp.bfloat16
 
 
+def test_weights_in_a_changed_network():
+    """Unrolled, and with numbers that no checkpoint holds."""
+    net, state = gpt2()
+    unrolled = models.load_hugging_face(state, config=GPT2, scan=False)
+    assert len(unrolled.blocks) == 2
+    np.testing.assert_allclose(unrolled(tokens()), net(tokens()), rtol=1e-5, atol=1e-6)
+    dropping = models.load_hugging_face(state, config=GPT2, stochastic_depth=0.5)
+    np.testing.assert_array_equal(dropping.blocks.attention.drop[...], [0.25, 0.5])
+    dropping.eval()
+    np.testing.assert_array_equal(dropping(tokens()), net(tokens()))
+    for changes, name in (
+        (dict(norm_placement="sandwich"), "attention.norms.1.bias"),
+        (dict(positions="none"), "stem.positions.table"),
+        (dict(weights="spectral"), "query.weights.u"),
+    ):
+        with pytest.raises(ValueError, match=f"changes must leave the variables.*{name}"):
+            models.load_hugging_face(state, config=GPT2, **changes)
+
+
 def test_weights_that_do_not_fit():
     net, state = gpt2()
     key = "transformer.h.1.mlp.c_fc.weight"
