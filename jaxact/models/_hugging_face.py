@@ -1,5 +1,6 @@
 """Checkpoints of language and image transformers in Hugging Face's names, in and out."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -229,6 +230,10 @@ _ARCHITECTURES: dict[str, Callable[..., tuple[dict[str, Any], list[_Entry]]]] = 
     "qwen3": _llama,
     "vit": _vit,
 }
+_SAME = (
+    "norm_placement", "skip", "weights", "sublayers", "positions", "mask", "window", "pool"
+)  # fmt: skip
+"""What no variable shows and no config there chooses, but for windows."""
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
@@ -348,16 +353,17 @@ def to_hugging_face(network: Transformer, model_type: str, /) -> dict[str, np.nd
       Arrays by name, which `jaxact.io.write_safetensors` writes as ``model.safetensors``.
 
     Raises:
-      ValueError: if the type is unknown, or the network has other variables.
+      ValueError: if the type is unknown, or the network has another wiring or other variables.
     """
     c = network.config
     given: dict[str, Any] = dict(
         model_type=model_type, vocab_size=c.inputs, n_embd=c.width, n_layer=c.depth,
         n_head=c.heads, hidden_size=c.width, num_hidden_layers=c.depth,
         num_attention_heads=c.heads, intermediate_size=c.hidden_size,
+        sliding_window=c.window, use_sliding_window=True, max_window_layers=0,
         tie_word_embeddings=c.tie_embeddings, image_size=c.size, patch_size=c.patch,
     )  # fmt: skip
-    hugging_face_options(given)
+    options = hugging_face_options(given)
     _, entries = _ARCHITECTURES[model_type](given)
     variables = _variables(stack(network))
     paths = {_path(entry) for entry in entries}
@@ -366,6 +372,11 @@ def to_hugging_face(network: Transformer, model_type: str, /) -> dict[str, np.nd
         raise ValueError(
             f"network must have the variables of {model_type}; it differs in {', '.join(names)}"
         )
+    own = {name: getattr(c, name) for name in _SAME} | {"embedding_scale": network.stem.scale}
+    usual = {field.name: field.default for field in dataclasses.fields(c)}
+    for name, value in own.items():
+        if value != (wanted := (usual | {"embedding_scale": 1.0} | options)[name]):
+            raise ValueError(f"network must have {name}={wanted!r} for {model_type}; got {value!r}")
     state: dict[str, Any] = {}
     for entry in entries:
         value = np.asarray(value_of(variables[_path(entry)]))

@@ -565,6 +565,19 @@ def test_weights_by_name_come_back():
     assert low.stem.embed.table[...].dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("change", [
+    dict(norm_placement="norm_scaling"), dict(skip="scaled"), dict(weights="standardized"),
+    dict(embedding_scale=None), dict(mask="none"), dict(window=2), dict(pool="mean"),
+    dict(sublayers=("feed_forward", "attention")),
+])  # fmt: skip
+def test_networks_that_no_model_there_is(change):
+    """Of the same variables, which would there mean another network."""
+    options = models.hugging_face_options(GPT2) | change
+    net = nnx.eval_shape(lambda: models.Transformer(**options, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=f"network must have {next(iter(change))}=.* for gpt2"):
+        models.to_hugging_face(net, "gpt2")
+
+
 def test_weights_in_a_changed_network():
     """Unrolled, and with numbers that no checkpoint holds."""
     net, state = gpt2()
