@@ -185,7 +185,7 @@ def means(
         count, mean, squares = each.T
         error = jnp.sqrt(squares / jnp.maximum(count * (count - 1), 1))
         found[name] = Measurement(
-            value=mean,
+            value=jnp.where(count > 0, mean, jnp.nan),
             standard_error=jnp.where(count > 1, error, jnp.nan),
             tolerance=None,
             valid=count > 0,
@@ -214,7 +214,7 @@ def measure_attention(
       and every measure of a spectrum.
 
     Raises:
-      ValueError: if ``maps`` has other axes.
+      ValueError: if ``maps`` has other axes, or ``names`` are more or fewer than its layers.
 
     Example:
       >>> maps = jnp.full((2, 1, 4, 8, 8), 1 / 8)
@@ -224,6 +224,8 @@ def measure_attention(
     """
     if maps.ndim != 5:
         raise ValueError(f"maps must be (layers, examples, heads, t, t); got {maps.shape}")
+    if names is not None and len(names) != len(maps):
+        raise ValueError(f"names must be {len(maps)}, one for each layer; got {names}")
     layers, n, heads, *shape = maps.shape
     given = names or [f"layer_{number + 1}" for number in range(layers)]
     wanted = quantities("attention")

@@ -91,6 +91,7 @@ def test_examples_with_nan_are_left_out(net):
     np.testing.assert_allclose(found.value[0], expected, rtol=1e-5)
     (none,) = analysis.measure(function, bad[1:2], measures=["tokens/token_cosine"], layers="h")
     assert not none.valid[0]
+    assert np.isnan(none.value[0])
 
 
 def test_layers_without_tokens_are_refused():
@@ -118,7 +119,10 @@ def test_attention_of_known_maps(net):
     np.testing.assert_allclose(found["attention_entropy"].standard_error, 0, atol=1e-4)
     with pytest.raises((ValueError, TypeError), match="maps"):
         analysis.measure_attention(jnp.ones((3, 4, 4)))
+    with pytest.raises(ValueError, match=r"names must be 3, one for each layer; got \['a'\]"):
+        analysis.measure_attention(jnp.asarray(maps, jnp.float32), names=["a"])
     of_net = analysis.measure_attention(net.attention_maps(jnp.zeros((2, 9), int)))
     assert len(of_net["attention_entropy"].value) == 5
     bad = analysis.measure_attention(jnp.full((1, 1, 1, 3, 3), jnp.nan))
     assert not bad["attention_entropy"].valid[0]
+    assert np.isnan(bad["attention_entropy"].value[0])
