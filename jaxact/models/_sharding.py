@@ -38,7 +38,7 @@ def shardings(
       ``in_shardings`` of `jax.jit` take.
 
     Raises:
-      ValueError: if the mesh has no such axis.
+      ValueError: if the mesh has no such axis, or both are one.
 
     Example:
       >>> from jaxact import models
@@ -49,6 +49,8 @@ def shardings(
       (None, 'data', 'model')
       >>> net = jax.device_put(net, there)
     """
+    if data is not None and data == model:
+        raise ValueError(f"data and model must be two axes of the mesh; got {data!r} for both")
     for name, axis in (("data", data), ("model", model)):
         if axis is not None and axis not in mesh.axis_names:
             raise ValueError(f"{name} must be an axis of the mesh, {mesh.axis_names}; got {axis!r}")
