@@ -1,5 +1,6 @@
 """What acts inside the branches of a transformer: attention, feed-forward, gated convolution."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, DTypeLike, Float, Integer
 
 from jaxact.models._convolution import convolve
 from jaxact.models._layers import Constant, Dense, Weighted, wide_dtype
@@ -250,9 +251,11 @@ class Embedding(nnx.Module):
         typed = AxisType.Explicit in kind.mesh.axis_types
         spread = NamedSharding(kind.mesh, PartitionSpec(*kind.spec, None)) if typed else None
         table = self.table[...]
-        tokens = tokens.astype(np.promote_types(tokens.dtype, np.int32))
+        if tokens.dtype.itemsize < 8:  # of uint64 NumPy would make a float
+            tokens = tokens.astype(np.promote_types(tokens.dtype, np.int32))
         beyond = jnp.asarray(len(table), tokens.dtype)  # where a negative one would count back
-        vectors = table.at[jnp.where(tokens < 0, beyond, tokens)]
+        known = (tokens >= 0) & (tokens < beyond)  # the largest of uint64 would be negative
+        vectors = table.at[jnp.where(known, tokens, beyond)]
         return vectors.get(mode="fill", fill_value=jnp.nan, out_sharding=spread)
 
 
@@ -269,11 +272,13 @@ class Patches(Weighted):
         return y.reshape(y.shape[0], -1, y.shape[-1])
 
 
-def sinusoids(length: int, width: int, /) -> Float[Array, "t width"]:
+def sinusoids(
+    length: int, width: int, /, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "t width"]:
     """Positions as sines and cosines of geometric frequencies (Vaswani et al. 2017, sec. 3.5)."""
     pairs = -(-width // 2)
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * jnp.exp(
-        jnp.arange(pairs, dtype=jnp.float32)[None] * (-jnp.log(jnp.float32(1e4)) * 2 / width)
+    angle = jnp.arange(length, dtype=dtype)[:, None] * jnp.exp(
+        jnp.arange(pairs, dtype=dtype)[None] * jnp.asarray(-math.log(1e4) * 2 / width, dtype)
     )
     both = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
     return lax.slice_in_dim(both.reshape(length, -1), 0, width, axis=1)

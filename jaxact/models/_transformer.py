@@ -16,7 +16,7 @@ from jaxact._checks import conflict, flag, number, one_of, whole
 from jaxact._segment import Segment
 from jaxact.models._block import Layer
 from jaxact.models._config import Activation, BlockConfig
-from jaxact.models._layers import Dense
+from jaxact.models._layers import Dense, wide_dtype
 from jaxact.models._network import Network, StagePlan, stack
 from jaxact.models._norms import NORMS, POINTWISE
 from jaxact.models._parts import POOLS, Head
@@ -314,7 +314,7 @@ class SequenceStem(nnx.Module):
         if self.positions is not None:
             h = h + self.positions.table[...][None, :length].astype(h.dtype)
         if self.sinusoidal:
-            h = h + sinusoids(length, h.shape[2])[None].astype(h.dtype)
+            h = h + sinusoids(length, h.shape[2], wide_dtype(h.dtype))[None].astype(h.dtype)
         return (h, h) if self.dual else h
 
     def _embedded(self, x: Array) -> Array:

@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxact import activations, io, models, wiring
 from jaxact._compat import enable_x64
-from jaxact.models._sublayers import SUBLAYERS
+from jaxact.models._sublayers import SUBLAYERS, sinusoids
 
 D, T = 8, 7
 
@@ -273,6 +273,9 @@ def test_sinusoids_of_the_paper():
         angle = t / 10_000 ** (2 * i / D)
         found = [float(h[t, 2 * i]), float(h[t, 2 * i + 1])]
         assert found == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-6)
+    with enable_x64():
+        assert float(sinusoids(4, D, jnp.float64)[3, 3]) == pytest.approx(math.cos(0.3), abs=1e-15)
+        assert net.stem(jnp.zeros((1, 4, 3), jnp.float64))[0, 3, 3] == sinusoids(4, D, float)[3, 3]
 
 
 def test_tied_logits_are_products_with_the_embeddings():
@@ -297,6 +300,10 @@ def test_unknown_tokens_are_nan():
         y = net(jnp.asarray([[1, 2, bad, 3], [1, 2, 3, 4]]))
         assert np.isnan(y[0, 2:]).all()
         assert np.isfinite(y[1]).all()
+    with enable_x64():
+        y = net(jnp.asarray([[1, 2, 2**64 - 1], [1, 2, 3]], jnp.uint64))
+        assert np.isnan(y[0, 2]).all()
+        np.testing.assert_allclose(y[1], net(jnp.asarray([[1, 2, 3]]))[0], rtol=1e-4, atol=1e-5)
     small = transformer(inputs=256)
     np.testing.assert_array_equal(
         small(jnp.asarray([[1, 255]], jnp.uint8)), small(jnp.asarray([[1, 255]]))
@@ -678,3 +685,5 @@ def test_shardings_of_heads_hidden_units_and_embeddings():
     assert spec(odd.stem.embed.table) == (None, "data")
     with pytest.raises(ValueError, match="data must be an axis of the mesh"):
         models.shardings(net, mesh, data="batch")
+    with pytest.raises(ValueError, match="data and model must be two axes"):
+        models.shardings(net, mesh, data="model")
