@@ -73,6 +73,8 @@ def rank_one_residual(
     if h.shape[1] < 2:
         raise ValueError(f"h must hold at least two examples; got {h.shape[1]}")
     h = h.reshape(*h.shape[:2], -1)
+    largest = jnp.max(jnp.abs(h), axis=(1, 2), keepdims=True)
+    h = h / jnp.where(largest > 0, largest, 1)  # squares neither over- nor underflow
 
     def size(a: Array) -> Array:
         if norm == "frobenius":

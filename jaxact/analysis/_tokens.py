@@ -1,5 +1,6 @@
 """What tokens of one example have in common: cosine, residual, rank, and what attention mixes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,53 +11,48 @@ from jaxtyping import Array, Float
 from jaxact import spectral
 from jaxact.analysis._measurement import Measurement
 from jaxact.analysis._measures import SHARE, measured, spectrum_measures, taking
+from jaxact.analysis._similarity import cosine_similarity, rank_one_residual
 from jaxact.analysis._stream import at_least_single
 
 
 @measured("tokens", "tokens", unit="cosine", floor="-1 / (tokens - 1)", greatest="1")
 def token_cosine(h: Float[Array, "*batch t u"], /) -> Float[Array, "*batch"]:
-    """Mean cosine of two different tokens, (|sum h_i / |h_i||^2 - t) / (t (t - 1)).
+    """Mean cosine of two different tokens: `cosine_similarity` of tokens, not of examples.
 
     Args:
       h: features by token.
 
     Returns:
-      One for each matrix; NaN where a token is zero, or alone.
+      One for each matrix; a token that is zero has cosines of 0, and one alone NaN.
 
     Reference:
       Ethayarajh 2019, "How Contextual are Contextualized Word Representations?", sec. 3.3.
     """
-    h = h.astype(at_least_single(h.dtype))
-    t = h.shape[-2]
-    if t < 2:
-        return jnp.full(h.shape[:-2], jnp.nan, h.dtype)
-    h = h / jnp.max(jnp.abs(h), axis=-1, keepdims=True)  # squares neither over- nor underflow
-    unit = h / jnp.linalg.norm(h, axis=-1, keepdims=True)
-    total = jnp.sum(lax.square(jnp.sum(unit, axis=-2)), axis=-1)
-    return (total - t) / (t * (t - 1))
+    return _of_tokens(cosine_similarity, h)
 
 
 @measured("tokens", "tokens", floor="eps of the dtype", greatest="1")
 def token_residual(h: Float[Array, "*batch t u"], /) -> Float[Array, "*batch"]:
-    """What tells tokens apart, |H - 1 mean^T|_F / |H|_F.
+    """What tells tokens apart, |H - 1 mean^T|_F / |H|_F: `rank_one_residual` of tokens.
 
-    Below the machine epsilon it is rounding; `graded_tokens` follows it on.
+    Below the machine epsilon it is rounding; `jaxact.analysis.graded` follows it on.
 
     Args:
       h: features by token.
 
     Returns:
-      One for each matrix; 0 where all tokens are alike, NaN where all are zero.
-
-    Reference:
-      Dong et al. 2021, "Attention is not all you need", sec. 2, there in the norm
-      sqrt(|.|_1 |.|_inf) and not divided.
+      One for each matrix; 0 where all tokens are alike, NaN of a token alone.
     """
+    return _of_tokens(rank_one_residual, h)
+
+
+def _of_tokens(measure: Callable[[Array], Array], h: Array) -> Array:
+    """A measure of examples, of tokens."""
+    *batch, t, u = h.shape
     h = h.astype(at_least_single(h.dtype))
-    h = h / jnp.max(jnp.abs(h), axis=(-2, -1), keepdims=True)
-    rest = h - jnp.mean(h, axis=-2, keepdims=True)
-    size, apart = (jnp.sum(lax.square(a), axis=(-2, -1)) for a in (h, rest))
-    return jnp.sqrt(apart / size)
+    if t < 2:
+        return jnp.full(batch, jnp.nan, h.dtype)
+    return measure(h.reshape(-1, t, u)).reshape(batch)
 
 
 @measured("tokens", "tokens", unit="of the entries")

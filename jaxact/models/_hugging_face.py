@@ -1,7 +1,6 @@
 """Checkpoints of language and image transformers in Hugging Face's names, in and out."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -250,8 +249,9 @@ def load_hugging_face(
     those of the ``transformers`` library to float32's rounding.
 
     Args:
-      source: a folder with ``config.json`` and files ``*.safetensors``, or arrays by name.
-      config: what ``config.json`` holds; needed with arrays.
+      source: a folder as `jaxact.io.read_arrays` reads it, in one file or in shards, with a
+        ``config.json``; or arrays by name.
+      config: what ``config.json`` holds; needed where there is none.
       changes: fields of `TransformerConfig` that are to differ, such as ``param_dtype`` or
         ``remat``.
 
@@ -259,7 +259,7 @@ def load_hugging_face(
       The network, in training mode (nothing in it is random).
 
     Raises:
-      FileNotFoundError: if the folder has no such files.
+      FileNotFoundError: if there is no such folder, or a shard is missing.
       ValueError: if the model type is none of these or the config has what is not supported;
         if ``changes`` add or take variables; or if arrays are missing, left over or of another
         shape, all of which are listed.
@@ -276,9 +276,10 @@ def load_hugging_face(
       >>> again = models.load_hugging_face(state, config=config)
     """
     if isinstance(source, str | pathlib.Path):
-        config, source = _folder(pathlib.Path(source), config)
-    if config is None:
-        raise ValueError("config must be given where source is arrays; got None")
+        config = io.read_config(source) if config is None else config
+        source = io.read_arrays(source)
+    if not config:
+        raise ValueError("config must be given where source has no config.json; got none")
     options = hugging_face_options(config)
     _, entries = _ARCHITECTURES[config["model_type"]](config)
 
@@ -387,18 +388,6 @@ def to_hugging_face(network: Transformer, model_type: str, /) -> dict[str, np.nd
                 one = np.concatenate([state[key], one], axis=-1)
             state[key] = one
     return state
-
-
-def _folder(
-    folder: pathlib.Path, config: Mapping[str, Any] | None
-) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files or (config is None and not (folder / "config.json").is_file()):
-        raise FileNotFoundError(f"source must have config.json and *.safetensors; got {folder}")
-    arrays: dict[str, Any] = {}
-    for file in files:
-        arrays |= io.read_arrays(file)
-    return config or json.loads((folder / "config.json").read_text()), arrays
 
 
 def _prepared(source: Arrays, entries: list[_Entry]) -> dict[str, Any]:

@@ -67,13 +67,19 @@ class Attention(nnx.Module):
             shared = jnp.repeat(value, self.heads // self.kv_heads, axis=-2)
             mixed = jnp.einsum("nhts,nshd->nthd", self._probabilities(query, key), shared)
         else:
+            seen = mask = None
+            if self.window is not None and self.causal:
+                seen = (self.window - 1, 0)
+            elif self.window is not None:  # which jax 0.7.2 overlooks without a causal mask
+                mask = visible(query.shape[1], causal=False, window=self.window)
             with jax.numpy_dtype_promotion("standard"):  # it promotes half precision itself
                 mixed = jax.nn.dot_product_attention(
                     query,
                     key,
                     value,
+                    mask=mask,
                     is_causal=self.causal,
-                    local_window_size=None if self.window is None else self.window - 1,
+                    local_window_size=seen,
                     implementation=self.implementation,
                 )
         return self.out(mixed.reshape(*x.shape[:-1], -1))

@@ -54,13 +54,14 @@ class TransformerConfig(BlockConfig):
       window: tokens to either side that one takes of, itself included; None for all.
       positions: ``"rotary"``, ``"learned"``, ``"sinusoidal"`` or ``"none"``.
       rotary_base: of rotary frequencies.
-      length: the most tokens, needed for learned positions; images have one for each patch.
+      length: the most tokens beside the class token, needed for learned positions; images have one
+        for each patch.
       query_key_norm: whether queries and keys are normed by head.
       stem: ``"tokens"``, a table of embeddings for integers (n, t); ``"patches"``, a dense layer of
         square patches of images NHWC; ``"vectors"``, a dense layer of (n, t, inputs).
       patch: rows and columns of a patch.
       size: rows and columns of an image with learned positions.
-      class_token: whether a learned token goes first.
+      class_token: whether a learned token goes first; causal, it sees no other.
       pool: ``"none"``, logits at every token; ``"mean"`` over them; ``"first"``, the first's.
       tie_embeddings: whether logits are products with the embeddings.
       embedding_scale: the factor of embeddings in the stream; if None sqrt(width) where tied
