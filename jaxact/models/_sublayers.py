@@ -63,9 +63,11 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "n t i"]) -> Float[Array, "n t o"]:
         query, key, value = self.project(x)
-        if x.dtype == jnp.float64:  # `jax.nn` takes every softmax in float32
+        # `jax.nn` takes every softmax in float32, and CPUs have no product of float16 that it asks
+        if x.dtype in (jnp.float64, jnp.float16):
             shared = jnp.repeat(value, self.heads // self.kv_heads, axis=-2)
-            mixed = jnp.einsum("nhts,nshd->nthd", self._probabilities(query, key), shared)
+            weights = self._probabilities(query, key).astype(x.dtype)
+            mixed = jnp.einsum("nhts,nshd->nthd", weights, shared)
         else:
             seen = mask = None
             if self.window is not None and self.causal:

@@ -108,6 +108,8 @@ class TransformerConfig(BlockConfig):
     dtype: DTypeLike | None = None
 
     def __post_init__(self):
+        if isinstance(self.sublayers, str):
+            raise ValueError(f"sublayers must be a list of words; got {self.sublayers!r}")
         object.__setattr__(self, "sublayers", tuple(self.sublayers))
         super().__post_init__()
         check_run(self.remat, self.dtype)
@@ -175,6 +177,9 @@ class TransformerConfig(BlockConfig):
             raise conflict(f"skip={self.skip!r}", "a transformer", self.wiring.skip.normless)
         if self.shortcut == "C":
             raise conflict("shortcut='C'", "a transformer", "its skips keep their shape")
+        if self.weights == "standardized":
+            why = "its weights have variance one, and no norm follows each"
+            raise conflict("weights='standardized'", "a transformer", why)
         mixing = [make for name, make in NORMS.items() if name not in POINTWISE]
         if self.norm in NORMS.keys() - POINTWISE or self.norm in mixing:
             raise ValueError(
@@ -304,6 +309,8 @@ class SequenceStem(nnx.Module):
         self.first = make(1, width, deviation=deviation) if config.class_token else None
 
     def __call__(self, x: Array) -> Any:
+        if 0 in x.shape:
+            raise ValueError(f"x must hold at least one example and token; got {x.shape}")
         h = self._embedded(x)
         if self.first is not None:  # a sum, so that it lies where the batch does
             first = jnp.zeros_like(h[:, :1]) + self.first.table[...][None].astype(h.dtype)

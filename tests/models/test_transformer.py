@@ -362,6 +362,8 @@ def test_bfloat16_computes_near_float32(placement):
     expected = net(tokens())
     gap = np.abs(np.asarray(y, np.float32) - expected).max()
     assert 0 < gap < 0.05 * np.abs(expected).max()
+    half = transformer(**options, dtype=jnp.float16)(tokens())
+    assert 0 < np.abs(np.asarray(half, np.float32) - expected).max() < gap
 
 
 def test_dropped_branches_and_their_keys():
@@ -399,6 +401,8 @@ REFUSED = [
     (dict(mask="local"), "mask must be one of causal, none; got 'local'"),
     (dict(window=0), "window must be an integer of at least 1; got 0"),
     (dict(sublayers=()), "sublayers must be some, each once"),
+    (dict(sublayers="attention"), "sublayers must be a list of words; got 'attention'"),
+    (dict(weights="standardized"), "weights='standardized' and a transformer conflict"),
     (dict(sublayers=("attention", "attention")), "sublayers must be some, each once"),
     (dict(sublayers=("mlp",)), "sublayers must be one of attention, feed_forward, convolution"),
     (dict(stem="images"), "stem must be one of tokens, patches, vectors; got 'images'"),
@@ -430,6 +434,8 @@ def test_batches_that_do_not_fit():
     for net, x, message in [
         (transformer(), jnp.ones((2, 3)), "x must be integers"),
         (transformer(), jnp.ones((2,), int), "x must be integers"),
+        (transformer(), jnp.ones((0, 3), int), "at least one example and token; got"),
+        (transformer(), jnp.ones((2, 0), int), "at least one example and token; got"),
         (transformer(positions="learned", length=4), tokens(), "at most 4 tokens"),
         (transformer(class_token=True, length=T - 1), tokens(), "at most 6 tokens"),
         (transformer(stem="vectors", inputs=5), jnp.ones((2, 3, 4)), "x must be"),
