@@ -35,6 +35,10 @@ SMALL = {
     "revnet": (IMAGE, dict(widths=(4, 8), depths=(3, 2), num_classes=4)),
     "one_neuron_resnet": (VECTOR, dict(in_features=5, out_features=4, depth=3)),
     "i_resnet": (VECTOR, dict(shape=(5,), width=6, depth=3)),
+    "transformer": (
+        (2, 5, 3),
+        dict(stem="vectors", inputs=3, width=4, depth=3, heads=2, sublayers=("attention",)),
+    ),
 }
 BLOCKS = {
     "resnet": ["stage1", "stage2.first", "stage2"],
@@ -45,6 +49,7 @@ BLOCKS = {
     "revnet": ["stage1", "stage2.first", "stage2"],
     "one_neuron_resnet": ["blocks"],
     "i_resnet": ["blocks"],
+    "transformer": ["blocks.attention"],
 }
 
 
@@ -110,7 +115,8 @@ def test_traces_join_up(case, train):
 def test_a_chain_computes_the_network(case):
     name, net, x = case
     chain = analysis.as_chain(net)
-    assert [s.name for s in chain.segments if s.name not in ("stem", "head")] == BLOCKS[name]
+    parts = [part.removesuffix(".attention") for part in BLOCKS[name]]
+    assert [s.name for s in chain.segments if s.name not in ("stem", "head")] == parts
     h = x
     for segment in chain.segments:
         layers = [segment.params]
