@@ -13,7 +13,6 @@ from jaxact import analysis, models, training, wiring
 from jaxact.experiments._plots import Drawing, look, panels, plain_log, style, values_of, where
 from jaxact.experiments.figures._sizes import Sizes
 
-DEPTHS = (2, 4, 8, 16, 32)
 WIRINGS = ("post", "pre", "norm_scaling", "sandwich", "deepnorm")
 BY_DEPTH = ("post", "pre")
 """Those whose gradient is measured at every depth: Xiong et al. 2020, theorem 1."""
@@ -48,14 +47,21 @@ def _observed(word: str, depth: int, width: int, seeds: Array) -> dict[str, Arra
     return jax.vmap(one)(seeds)
 
 
+def depths(sizes: Sizes) -> list[int]:
+    """Layers of the networks: powers of two."""
+    return [2**i for i in range(1, int(np.log2(sizes.depth)))]
+
+
 def measure_transformer_signal(sizes: Sizes) -> pd.DataFrame:
     """Token cosine and mean square of the stream by layer, and the last gradient by depth."""
     seeds = jnp.arange(sizes.seeds, dtype=jnp.uint32)
-    width = 2 * sizes.width
+    width, grid = 2 * sizes.width, depths(sizes)
     frames = []
 
     def rows(values: Array, axes: dict[str, list[int]], word: str, **said: str) -> None:
-        table = analysis.tidy(values, {"seed": seeds.tolist(), **axes}, centring="none", **said)
+        table = analysis.tidy(
+            values, {"seed": seeds.tolist(), **axes}, centring="none", dtype="float32", **said
+        )
         frames.append(table.assign(wiring=word))
 
     definitions = {
@@ -63,15 +69,15 @@ def measure_transformer_signal(sizes: Sizes) -> pd.DataFrame:
         "stream_variance": "Mean square of the stream after a layer.",
     }
     for word in WIRINGS:
-        found = _observed(word, DEPTHS[-1], width, seeds)
+        found = _observed(word, grid[-1], width, seeds)
         for name, definition in definitions.items():
-            axes = {"layer": list(range(1, DEPTHS[-1] + 1))}
+            axes = {"layer": list(range(1, grid[-1] + 1))}
             rows(found[name], axes, word, object="tokens", quantity=name, definition=definition)
     for word in BY_DEPTH:
-        norms = [_observed(word, depth, width, seeds)["gradient_norm"] for depth in DEPTHS]
+        norms = [_observed(word, depth, width, seeds)["gradient_norm"] for depth in grid]
         rows(
             jnp.stack(norms, axis=1),
-            {"depth": list(DEPTHS)},
+            {"depth": grid},
             word,
             object="gradient",
             quantity="gradient_norm",
@@ -88,6 +94,7 @@ def slope(table: pd.DataFrame, x: str) -> float:
 
 def draw_transformer_signal(table: pd.DataFrame) -> Drawing:
     """A panel for each quantity, a line for each wiring: medians over seeds, bands their range."""
+    grid = np.unique(table.depth.dropna().to_numpy(int))
     with style():
         figure, axes = panels(1, 3, 2.6)
         for ax, (name, x, label) in zip(
@@ -103,7 +110,7 @@ def draw_transformer_signal(table: pd.DataFrame) -> Drawing:
             for word in values_of(rows, "wiring"):
                 own = where(rows, wiring=word)
                 if name == "gradient_norm":
-                    first = own[own.depth == DEPTHS[0]].value.median()
+                    first = own[own.depth == grid[0]].value.median()
                     own = own.assign(value=own.value / first)
                 median = own.groupby(x).value.agg(["median", "min", "max"])
                 lines = look(word)
@@ -124,8 +131,7 @@ def draw_transformer_signal(table: pd.DataFrame) -> Drawing:
                 ax.set_yscale("log")
                 plain_log(ax.yaxis)
         last = axes[0, 2]
-        depths = np.array(DEPTHS)
-        last.plot(depths, (depths / depths[0]) ** -0.5, "k--", linewidth=0.8, label="1 / √L")
+        last.plot(grid, (grid / grid[0]) ** -0.5, "k--", linewidth=0.8, label="1 / √L")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         more, law = last.get_legend_handles_labels()
         handles, labels = [*handles, more[-1]], [*labels, law[-1]]
@@ -138,7 +144,7 @@ def draw_transformer_signal(table: pd.DataFrame) -> Drawing:
     return Drawing(
         "transformer_signal",
         figure,
-        f"Causal transformers at initialization, {DEPTHS[-1]} layers of attention and "
+        f"Causal transformers at initialization, {grid[-1]} layers of attention and "
         f"feed-forward, {HEADS} heads, on {TOKENS} random tokens: mean cosine of two tokens and "
         "mean square of the stream by layer, and the norm of the gradient in the last feed-forward "
         f"layer by the network's depth. Slopes of the logarithms: gradient {slopes['post']:.2f} "
