@@ -579,7 +579,7 @@ def test_weights_by_name_come_back():
 
 
 @pytest.mark.parametrize("change", [
-    dict(norm_placement="norm_scaling"), dict(skip="scaled"), dict(weights="standardized"),
+    dict(norm_placement="norm_scaling"), dict(skip="scaled"),
     dict(embedding_scale=None), dict(mask="none"), dict(window=2), dict(pool="mean"),
     dict(sublayers=("feed_forward", "attention")),
 ])  # fmt: skip
