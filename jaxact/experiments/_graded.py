@@ -49,13 +49,14 @@ def graded_states(network: models.Transformer, x: Array, /) -> dict[str, GradedT
         ("sublayers", "convolution" in config.sublayers),
         ("norm_placement", config.wiring.placed.dual),
         ("activation", config.learnable),
-        ("norm", config.wiring.normed and not _known(config)),
+        ("norm", config.wiring.normed and config.chosen_norm not in models.POINTWISE),
     ):
         if wrong:
             raise ValueError(
                 f"network must have a graded form; {name}={getattr(config, name)!r} has none"
             )
 
+    @jax.jit
     def step(x: Tokens, block: Any) -> Tokens:
         return _through(block, config, x)
 
@@ -63,13 +64,9 @@ def graded_states(network: models.Transformer, x: Array, /) -> dict[str, GradedT
     found = {"input": state}
     for number, layer in enumerate(network.blocks):
         for name in layer.names:
-            state = jax.jit(step)(state, getattr(layer, name))
+            state = step(state, getattr(layer, name))
             found[f"{number + 1}.{name}"] = state
     return found
-
-
-def _known(config: models.TransformerConfig) -> bool:
-    return config.chosen_norm in ("layer", "rms", "dynamic_tanh")
 
 
 def _through(block: Any, config: models.TransformerConfig, x: Tokens) -> Tokens:
@@ -80,7 +77,7 @@ def _through(block: Any, config: models.TransformerConfig, x: Tokens) -> Tokens:
             if token == "W":
                 layer = block.layers[number]
                 attends = isinstance(layer, models.Attention)
-                h = _attention(layer, config, h) if attends else _feed_forward(layer, config, h)
+                h = _attention(layer, h) if attends else _feed_forward(layer, config, h)
             else:
                 h = _norm(block.norms[number], h)
                 if block.norm_scale is not None:
@@ -116,7 +113,7 @@ def _kernel(layer: models.Dense) -> Array:
     return kernel if layer.weights is None else layer.weights(kernel)
 
 
-def _attention(layer: models.Attention, config: models.TransformerConfig, x: Tokens) -> Tokens:
+def _attention(layer: models.Attention, x: Tokens) -> Tokens:
     weights, biases = {}, {}
     for name in ("query", "key", "value"):
         part = getattr(layer, name)

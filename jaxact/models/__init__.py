@@ -38,6 +38,7 @@ from jaxact.models._network import StagePlan as StagePlan
 from jaxact.models._network import apply as apply
 from jaxact.models._network import stack as stack
 from jaxact.models._network import unroll as unroll
+from jaxact.models._norms import POINTWISE as POINTWISE
 from jaxact.models._norms import BatchNorm as BatchNorm
 from jaxact.models._norms import DynamicTanh as DynamicTanh
 from jaxact.models._norms import GroupNorm as GroupNorm

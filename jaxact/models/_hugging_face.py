@@ -280,8 +280,7 @@ def load_hugging_face(
         source = io.read_arrays(source)
     if not config:
         raise ValueError("config must be given where source has no config.json; got none")
-    options = hugging_face_options(config)
-    _, entries = _ARCHITECTURES[config["model_type"]](config)
+    options, entries = _read(config)
 
     def make() -> Transformer:
         return Transformer(**options | changes | {"scan": True}, rngs=nnx.Rngs(0))
@@ -333,12 +332,17 @@ def hugging_face_options(config: Mapping[str, Any], /) -> dict[str, Any]:
     Raises:
       ValueError: if the model type is unknown, or what it asks for is not supported.
     """
+    return _read(config)[0]
+
+
+def _read(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Entry]]:
+    """The fields of a `TransformerConfig`, and where its variables are."""
     kind = config.get("model_type")
     if kind not in _ARCHITECTURES:
         words = ", ".join(_ARCHITECTURES)
         raise ValueError(f"model_type must be one of {words}; got {kind!r}")
     try:
-        return _ARCHITECTURES[kind](config)[0]
+        return _ARCHITECTURES[kind](config)
     except KeyError as error:
         raise ValueError(f"config must have {error}; got {', '.join(config)}") from error
 
@@ -364,8 +368,7 @@ def to_hugging_face(network: Transformer, model_type: str, /) -> dict[str, np.nd
         sliding_window=c.window, use_sliding_window=True, max_window_layers=0,
         tie_word_embeddings=c.tie_embeddings, image_size=c.size, patch_size=c.patch,
     )  # fmt: skip
-    options = hugging_face_options(given)
-    _, entries = _ARCHITECTURES[model_type](given)
+    options, entries = _read(given)
     variables = _variables(stack(network))
     paths = {_path(entry) for entry in entries}
     if paths != set(variables):

@@ -10,7 +10,17 @@ from flax import nnx
 from jaxtyping import Array
 
 from jaxact import analysis, models, training, wiring
-from jaxact.experiments._plots import Drawing, look, panels, plain_log, style, values_of, where
+from jaxact.experiments._plots import (
+    Drawing,
+    band,
+    look,
+    panels,
+    plain_log,
+    spread,
+    style,
+    values_of,
+    where,
+)
 from jaxact.experiments.figures._sizes import Sizes
 
 WIRINGS = ("post", "pre", "norm_scaling", "sandwich", "deepnorm")
@@ -112,17 +122,7 @@ def draw_transformer_signal(table: pd.DataFrame) -> Drawing:
                 if name == "gradient_norm":
                     first = own[own.depth == grid[0]].value.median()
                     own = own.assign(value=own.value / first)
-                median = own.groupby(x).value.agg(["median", "min", "max"])
-                lines = look(word)
-                ax.plot(median.index, median["median"], **lines)
-                ax.fill_between(
-                    median.index,
-                    median["min"],
-                    median["max"],
-                    color=lines["color"],
-                    alpha=0.2,
-                    lw=0,
-                )
+                band(ax, x, spread(own, x), look(word))
             ax.set_xscale("log", base=2)
             plain_log(ax.xaxis)
             ax.set_xlabel("layer" if x == "layer" else "layers of the network")
