@@ -610,6 +610,16 @@ def test_weights_in_a_changed_network():
             models.load_hugging_face(state, config=GPT2, **changes)
 
 
+def test_a_table_of_one_row_is_a_table():
+    """An axis of one is dropped of ViT's three, and of no matrix."""
+    config = GPT2 | dict(n_positions=1)
+    net = models.Transformer(**models.hugging_face_options(config), rngs=nnx.Rngs(0))
+    state = models.to_hugging_face(net, "gpt2")
+    assert state["transformer.wpe.weight"].shape == (1, D)
+    again = models.load_hugging_face(state, config=config)
+    np.testing.assert_array_equal(again.stem.positions.table[...], net.stem.positions.table[...])
+
+
 def test_weights_that_do_not_fit():
     net, state = gpt2()
     key = "transformer.h.1.mlp.c_fc.weight"
