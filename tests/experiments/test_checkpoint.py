@@ -10,6 +10,7 @@ import pytest
 
 from jaxact import io
 from jaxact.experiments import StudyError, checkpoint
+from jaxact.experiments.checkpoint import _figures, _study
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,20 @@ class TestTransformer:
         floor = 0.25 / 12**0.5 * (40**0.5 + 16**0.5)
         assert rows.rounding_floor["model.embed_tokens.weight"] == pytest.approx(floor)
         assert (rows.rounding_floor > 0).sum() == 1
+
+    def test_lines_by_layer_are_shares(self, of_transformer):
+        table = of_transformer[1]
+        drawn = {drawing.name: drawing for drawing in _figures.draw(table)}
+        numbers = drawn["layers"].numbers.set_index("name").value
+        ranks = table[(table.object == "weight") & (table.quantity == "effective_rank")]
+        shares = ranks.set_index("name").share.reindex(numbers.index)
+        np.testing.assert_allclose(numbers, shares, rtol=1e-6)
+
+    def test_a_terminal_is_told_files_where_there_are_several(self, of_transformer):
+        table = of_transformer[1]
+        assert "file" not in _study.brief(table)
+        both = pd.concat([table, table.assign(file="other")])
+        assert _study.brief(both).file.nunique() == 2
 
     def test_report_and_definitions(self, of_transformer):
         page = (of_transformer[0] / "report.html").read_text()
