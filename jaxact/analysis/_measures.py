@@ -1,6 +1,7 @@
 """The registry of measures: each defined once, for tables, figures, reports and command lines."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -222,6 +223,14 @@ def _spectral_norm(s: Array, log: bool, tolerance: Array) -> Array:
 def _frobenius_norm(s: Array, log: bool, tolerance: Array) -> Array:
     """sqrt(sum s_i^2)."""
     return _spectral_norm(s, log, tolerance) * jnp.sqrt(spectral.stable_rank(s, log=log))
+
+
+@measured("", "spectrum", unit="nats")
+def _spectral_decay(s: Array, log: bool, tolerance: Array) -> Array:
+    """ln(s_1 / s_k), k a quarter of the directions; NaN of a zero matrix."""
+    largest_first = -jnp.sort(-s, axis=-1)
+    logs = largest_first if log else jnp.log(largest_first)
+    return logs[..., 0] - logs[..., math.ceil(s.shape[-1] / 4) - 1]
 
 
 RANKS = ("stable_rank", "effective_rank", "numerical_rank", "participation_ratio")

@@ -249,6 +249,32 @@ def constant_units(
     return jnp.where(jnp.isnan(scale), jnp.nan, share)
 
 
+@measured("features", "features", unit="correlation", greatest="1")
+def unit_overlap(h: Float[Array, "layer n ... u"], /) -> Float[Array, " layer"]:
+    """Mean over units of the greatest |correlation| with another one; 1 of a constant unit.
+
+    Args:
+      h: features by layer, from `features`; positions count as samples.
+
+    Returns:
+      From 0 to 1, where every unit has a twin up to sign and scale, or answers all inputs alike;
+      NaN where features are not finite.
+
+    Reference:
+      Orhan & Pitkow 2018, "Skip connections eliminate singularities", section 2: overlap and
+      elimination singularities, here of what units put out on data.
+    """
+    h = _scaled(feature_matrix(h))
+    centred = h - jnp.mean(h, axis=1, keepdims=True)
+    size = jnp.linalg.norm(centred, axis=1, keepdims=True)
+    square = jnp.sum(jnp.square(h), axis=(1, 2), keepdims=True)
+    constant = size <= 1e-6 * jnp.sqrt(square / h.shape[2])
+    unit = jnp.where(constant, 0, centred / jnp.where(constant, 1, size))
+    cosine = jnp.abs(jnp.einsum("lnu,lnv->luv", unit, unit, precision="highest"))
+    others = jnp.max(jnp.where(jnp.eye(h.shape[2], dtype=bool), 0, cosine), axis=-1)
+    return jnp.mean(jnp.where(constant[:, 0], 1, others), axis=-1) + 0 * h[:, 0, 0]
+
+
 def shares(states: UnitStates, /) -> UnitStates:
     """The share of units in each state, by layer."""
     return jax.tree.map(lambda mask: jnp.mean(mask.astype(jnp.float32), axis=-1), states)

@@ -1,12 +1,13 @@
 """From a study's table to one number for each seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from jaxact.experiments._plots import where as rows_where
+from jaxact.experiments.verdicts._protocol import Gate
 from jaxact.experiments.verdicts._statistics import rank_correlation
 
 
@@ -53,15 +54,51 @@ def _mean(values: pd.Series) -> float:
     return float(np.mean(values.to_numpy()))
 
 
-def remaining(table: pd.DataFrame, /, **where: Any) -> pd.Series:
-    """The training loss at the end over that of a guess, at most 1; 1 where training diverged.
+def remaining(table: pd.DataFrame, /, *, step: Any = "last", **where: Any) -> pd.Series:
+    """The training loss at a step over that of a guess, at most 1; 1 where training diverged.
 
     Where ``where`` leaves several step sizes open, that with the smallest median is taken.
     """
-    rows = over_chance(select(table, "loss", step="last", **where))
+    rows = over_chance(select(table, "loss", step=step, **where))
     if "rate" in rows:
         rows = rows_where(rows, **best(rows, ("rate",)))
     return mean_by_seed(rows)
+
+
+TRAINED = 0.5
+"""Share of the loss of a guess below which a network counts as trained."""
+CEILING = 0.01
+"""Share of the loss of a guess below which a task says nothing of the networks that solve it."""
+
+
+NOISE = "half again: twice by how much the same network's loss varies between seeds"
+
+
+def log_ratio(table: pd.DataFrame, activation: str, other: str, /) -> pd.Series:
+    """Logarithm of the loss left with one activation over that left with another."""
+    a, b = (remaining(table, activation=name) for name in (activation, other))
+    return pd.Series(np.log(a / b))
+
+
+def trains(**where: Any) -> Gate:
+    """Networks are trained: they keep less than `TRAINED` of the loss of a guess."""
+    said = _said(where)
+    return Gate(
+        f"loss left in training{said}", lambda table: remaining(table, **where), TRAINED, "below"
+    )
+
+
+def no_ceiling(**where: Any) -> Gate:
+    """Networks have not all solved the task: they keep more than `CEILING` of a guess's loss."""
+    said = _said(where)
+    return Gate(
+        f"loss left in training{said}", lambda table: remaining(table, **where), CEILING, "above"
+    )
+
+
+def _said(where: Mapping[str, Any]) -> str:
+    values = ", ".join(map(str, where.values()))
+    return f" ({values})" if values else ""
 
 
 def over_chance(losses: pd.DataFrame, /) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -75,12 +76,38 @@ class Batch(NamedTuple):
     program: Any = None
 
 
+class Gate(NamedTuple):
+    """What must hold of the networks before a prediction about them can be decided.
+
+    A network that does not beat a guess, or a task that all arms solve alike, is evidence for
+    nothing.
+
+    Attributes:
+      name: what must hold, in a few words.
+      value: from the study's table to a number, or one for each seed, whose median counts.
+      bound: that it is compared with.
+      side: ``"above"`` or ``"below"``: on which side of ``bound`` it must lie.
+    """
+
+    name: str
+    value: Callable[[pd.DataFrame], Any]
+    bound: float
+    side: str
+
+    def missed(self, table: pd.DataFrame, /) -> str:
+        """What does not hold, in words; "" where the gate is passed."""
+        found = float(np.median(np.asarray(self.value(table), np.float64)))
+        passed = found > self.bound if self.side == "above" else found < self.bound
+        return "" if passed else f"{self.name}: {found:.3g}, not {self.side} {self.bound:g}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """What a claim predicts of a study's table, with the rule fixed before the data.
 
     The prediction is confirmed if the corrected interval of the median effect lies wholly on the
-    side of ``bound`` that it names, refuted if wholly on the other, and undecided otherwise.
+    side of ``bound`` that it names, refuted if wholly on the other, and undecided otherwise; it is
+    not informative, whatever its effect, where one of its gates is missed.
 
     Attributes:
       name: a few words, unique in the study.
@@ -91,6 +118,8 @@ class Prediction:
       side: ``"above"`` or ``"below"``: on which side of ``bound`` the claim puts the effect.
       unit: of the effect.
       exact: whether the effect depends on no seed.
+      reason: why the bound is what it is.
+      gates: what must hold for the effect to say anything.
     """
 
     name: str
@@ -100,10 +129,22 @@ class Prediction:
     side: str = "above"
     unit: str = ""
     exact: bool = False
+    reason: str = ""
+    gates: tuple[Gate, ...] = ()
 
     def __post_init__(self):
         if self.side not in ("above", "below"):
             raise ValueError(f"side must be 'above' or 'below'; got {self.side!r}")
+
+    def missed(self, table: pd.DataFrame, /) -> str:
+        """The gates that are missed, in words; "" for none."""
+        return "; ".join(filter(None, (gate.missed(table) for gate in self.gates)))
+
+    def rule(self) -> dict[str, Any]:
+        """All of it but the functions, as JSON values."""
+        fields = ("name", "statement", "side", "bound", "unit", "exact", "reason")
+        gates = [[gate.name, gate.side, gate.bound] for gate in self.gates]
+        return {**{field: getattr(self, field) for field in fields}, "gates": gates}
 
 
 class Plot(NamedTuple):
@@ -125,7 +166,7 @@ def predicts(name: str, /, **rule: Any) -> Callable[[Callable[[pd.DataFrame], An
 
     Args:
       name: see `Prediction`.
-      **rule: bound, side, unit and exact of `Prediction`.
+      **rule: the other fields of `Prediction`.
     """
     return lambda effect: Prediction(name, _said(effect), effect, **rule)
 
@@ -163,6 +204,10 @@ class Study:
       plots: the figures.
       keep: whether a cell of the product is part of the study.
       uses: names of studies whose rows are appended to the table; they are run first.
+      sentence: the claim in the source's words, and where they stand.
+      practice: what a practitioner should take from it.
+      known: by prediction the decision that is known to be right, of a study that tests the
+        protocol itself.
     """
 
     name: str
@@ -181,6 +226,9 @@ class Study:
     plots: tuple[Plot, ...] = ()
     keep: Callable[[Cell], bool] = lambda cell: True
     uses: tuple[str, ...] = ()
+    sentence: str = ""
+    practice: str = ""
+    known: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def budget(self, preset: str) -> Budget:
         """The budget of a preset.
@@ -236,17 +284,7 @@ class Study:
             "source": self.source,
             "hypothesis": self.hypothesis,
             "measurement": self.measurement,
-            "predictions": [
-                {
-                    "name": p.name,
-                    "statement": p.statement,
-                    "side": p.side,
-                    "bound": p.bound,
-                    "unit": p.unit,
-                    "exact": p.exact,
-                }
-                for p in self.predictions
-            ],
+            "predictions": [prediction.rule() for prediction in self.predictions],
             "seeds": list(range(budget.seeds)),
             "grid": {factor: list(values) for factor, values in budget.grid.items()},
             "cells": len(self.cells(preset)),
@@ -254,7 +292,7 @@ class Study:
         }
 
 
-WORDS = ("claim", "source", "hypothesis", "measurement", "theory")
+WORDS = ("claim", "source", "sentence", "hypothesis", "measurement", "theory", "practice")
 
 
 def words(text: str | None, /) -> dict[str, Any]:

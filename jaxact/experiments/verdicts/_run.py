@@ -1,6 +1,7 @@
 """Runs studies: cells to tables, tables to verdicts, verdicts to a page."""
 
 import dataclasses
+import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,9 @@ from jaxact.experiments._cli import INSIDE, Must, Words, known
 from jaxact.experiments._grid import Spent
 from jaxact.experiments._networks import DataSet, load_arrays
 from jaxact.experiments._plots import where
-from jaxact.experiments._report import markdown, pictures, write_report
-from jaxact.experiments._store import StudyError, write_table
-from jaxact.experiments.verdicts import _page, studies
+from jaxact.experiments._report import markdown, write_report
+from jaxact.experiments._store import StudyError, manifest, write_table
+from jaxact.experiments.verdicts import _page, _published, studies
 from jaxact.experiments.verdicts._protocol import Study
 from jaxact.experiments.verdicts._statistics import ALPHA, Outcome, Test, Verdict, decide, verdict
 from jaxact.io import write_whole
@@ -54,8 +55,11 @@ class Verdicts:
     """I N: measure only this process's part of the cells, the I-th of N from 0. The last one to
     end, or --resume without --share, writes the page."""
     docs: pathlib.Path | None = None
-    """Folder of documentation to write the page into as well: verdicts.md, and its figures in
-    images/verdicts/."""
+    """Folder of documentation whose page to renew: verdicts.md, its figures in images/verdicts/,
+    and the tables that it rests on in data/verdicts/, where claims that are not run keep theirs.
+    Needs a work tree without changes, so that the page can name what made it."""
+    rebuild: bool = False
+    """Measure nothing: make the page of --docs again from its tables."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {"quick": {}, "default": {}, "paper": {}}
@@ -97,15 +101,21 @@ def run(config: Verdicts, /, *, extra: Sequence[Study] = ()) -> list[Result]:
       StudyError: if the config or the folder does not serve, before anything is compiled.
     """
     _cli.validate(config)
+    known = [*studies.STUDIES, *extra]
+    if config.rebuild:
+        return _rebuild(config, known)
     chosen = choose(config, extra)
+    if config.docs is not None:
+        _check_clean()
     data = load_arrays(config.dataset)
-    needed = [*_used(chosen, [*studies.STUDIES, *extra]), *chosen]
+    needed = [*_used(chosen, known), *chosen]
+    protocols = {study.name: study.protocol(config.preset) for study in needed}
     protocol = {
         "preset": config.preset,
         "alpha": config.alpha,
         "dataset": config.dataset,
         "measures": config.measures,
-        "studies": {study.name: study.protocol(config.preset) for study in needed},
+        "studies": protocols,
     }
     folder = _grid.open_run(config.out, protocol, resume=config.resume, share=config.share)
     grids = {study.name: study.grid(config.preset, data, config.measures) for study in needed}
@@ -122,13 +132,40 @@ def run(config: Verdicts, /, *, extra: Sequence[Study] = ()) -> list[Result]:
         raise failed
     if not whole or (config.share is None and jax.process_index() > 0):
         return []
-    tables: dict[str, pd.DataFrame] = {}
-    for study in needed:
-        own = folder.table(grids[study.name].names)
-        used = (tables[name] for name in study.uses)
-        tables[study.name] = pd.concat([own, *used], ignore_index=True)
+    tables = {study.name: folder.table(grids[study.name].names) for study in needed}
+    made = {
+        name: _published.Made(config.preset, json.loads(json.dumps(protocol)), folder.facts)
+        for name, protocol in protocols.items()
+    }
     results = conclude(chosen, tables, preset=config.preset, alpha=config.alpha)
-    _write(folder.folder, config, results, folder.facts)
+    _write(folder.folder, config, results, made)
+    if config.docs is not None:
+        _published.add_tables(config.docs, tables, made)
+        _rebuild(config, known)
+    return results
+
+
+def _check_clean() -> None:
+    commit = manifest()["commit"]
+    if commit is None or commit.endswith("-dirty"):
+        raise StudyError(
+            f"docs: a page needs a commit that made it, of a work tree without changes; "
+            f"got {commit or 'no repository'}"
+        )
+
+
+def _rebuild(config: Verdicts, known: Sequence[Study]) -> list[Result]:
+    """Makes a page from the tables beside it."""
+    if config.docs is None:
+        raise StudyError("docs: must be the folder of a page to rebuild; got None")
+    tables, made = _published.tables_of(config.docs, known)
+    shown = [study for study in known if study.name in tables]
+    # Of several budgets the page says the one that most of it has.
+    presets = [made[study.name].preset for study in shown]
+    preset = max(set(presets), key=presets.count)
+    results = conclude(shown, tables, preset=preset, alpha=config.alpha)
+    blocks = _page.page(results, alpha=config.alpha, made=made)
+    _published.write_page(config.docs, blocks)
     return results
 
 
@@ -170,7 +207,7 @@ def conclude(
 
     Args:
       chosen: the studies.
-      tables: by name of the study.
+      tables: by name of the study its own rows; those of the studies that one uses among them.
       preset: the budget's name.
       alpha: the probability of any wrong decision, at most.
 
@@ -178,7 +215,12 @@ def conclude(
       A result for each study, in the order of the claims.
     """
     chosen = sorted(chosen, key=lambda study: study.number)
-    data = {study.name: tables[study.name] for study in chosen}
+    data = {
+        study.name: pd.concat(
+            [tables[study.name], *(tables[name] for name in study.uses)], ignore_index=True
+        )
+        for study in chosen
+    }
     spent = {
         name: [float(where(table, quantity=time, study=name).value.sum()) for time in Spent._fields]
         for name, table in data.items()
@@ -189,7 +231,11 @@ def conclude(
     }
     tests = [
         Test(
-            prediction.effect(data[study.name]), prediction.bound, prediction.side, prediction.exact
+            prediction.effect(data[study.name]),
+            prediction.bound,
+            prediction.side,
+            prediction.exact,
+            prediction.missed(data[study.name]),
         )
         for study in chosen
         for prediction in study.predictions
@@ -232,22 +278,18 @@ def summary(results: Sequence[Result]) -> pd.DataFrame:
 
 
 def _write(
-    folder: pathlib.Path, config: Verdicts, results: Sequence[Result], facts: Mapping[str, Any]
+    folder: pathlib.Path,
+    config: Verdicts,
+    results: Sequence[Result],
+    made: Mapping[str, _published.Made],
 ) -> None:
     (folder / "tables").mkdir(exist_ok=True)
     for result in results:
         write_table(folder / "tables" / f"{result.study.name}.parquet", result.table)
     write_table(folder / "verdicts.parquet", summary(results))
-    blocks = _page.page(results, preset=config.preset, alpha=config.alpha, facts=facts)
+    blocks = _page.page(results, alpha=config.alpha, made=made)
     write_report(folder, blocks)
     write_whole(folder / "verdicts.md", markdown(blocks, "figures").encode())
-    if config.docs is not None:
-        images = config.docs / "images" / "verdicts"
-        images.mkdir(parents=True, exist_ok=True)
-        for figure in pictures(blocks):
-            write_whole(images / f"{figure.name}.svg", figure.svg)
-        page = markdown(blocks, "images/verdicts").encode()
-        write_whole(config.docs / "verdicts.md", page)
 
 
 def main() -> int:
@@ -263,6 +305,7 @@ def main() -> int:
         results = run(config)
         for result in results:
             print(f"{result.study.number:2d}. {result.study.claim}\n    {result.verdict.sentence}")
-        print(f"\n{config.out / 'report.html'} ({time.monotonic() - start:.0f} s)")
+        page = config.docs / "verdicts.md" if config.rebuild else config.out / "report.html"
+        print(f"\n{page} ({time.monotonic() - start:.0f} s)")
 
     return _cli.command_line(study)

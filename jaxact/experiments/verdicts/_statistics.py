@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 ALPHA = 0.05
+DECISIONS = ("confirmed", "refuted", "undecided", "not informative")
 
 
 class Test(NamedTuple):
@@ -18,25 +19,28 @@ class Test(NamedTuple):
       bound: the smallest effect of interest.
       side: ``"above"`` or ``"below"``.
       exact: whether chance has no part in the effects.
+      missed: why the effects say nothing, whatever they are; "" where they do.
     """
 
     effects: np.ndarray
     bound: float
     side: str
     exact: bool
+    missed: str = ""
 
 
 class Outcome(NamedTuple):
     """What the data say of a prediction.
 
     Attributes:
-      decision: ``"confirmed"``, ``"refuted"`` or ``"undecided"``.
+      decision: one of `DECISIONS`.
       effect: the median over seeds.
       low: the lower end of the median's interval; -inf where the seeds are too few for one.
       high: the upper end.
       level: the interval's confidence after correction; 1 for an exact effect.
       p: two-sided p-value of the median being the bound, before correction.
       seeds: how many effects there are.
+      missed: why it is not informative.
     """
 
     decision: str
@@ -46,6 +50,7 @@ class Outcome(NamedTuple):
     level: float
     p: float
     seeds: int
+    missed: str = ""
 
 
 def decide(tests: Sequence[Test], /, *, alpha: float = ALPHA) -> list[Outcome]:
@@ -54,7 +59,8 @@ def decide(tests: Sequence[Test], /, *, alpha: float = ALPHA) -> list[Outcome]:
     Of each, the median effect over seeds is compared with the bound by the sign test, whose p-value
     and interval (order statistics) are exact for any distribution. The p-values are corrected by
     Holm's step-down procedure: the i-th smallest of m is tested at level alpha / (m - i + 1), and
-    its interval shown at that level; from the first that fails on, none is decided.
+    its interval shown at that level; from the first that fails on, none is decided. Tests that are
+    not informative are none the less counted among the m: what missed a gate, the data said.
 
     Args:
       tests: the predictions of all claims of the run.
@@ -95,7 +101,37 @@ def decide(tests: Sequence[Test], /, *, alpha: float = ALPHA) -> list[Outcome]:
     for i, test in enumerate(tests):
         if test.exact:
             outcomes[i] = _exact(effects[i], test)
-    return [outcomes[i] for i in range(len(tests))]
+    return [
+        outcomes[i]._replace(decision="not informative", missed=test.missed)
+        if test.missed
+        else outcomes[i]
+        for i, test in enumerate(tests)
+    ]
+
+
+def detectable(seeds: int, tests: int, /, *, alpha: float = ALPHA, power: float = 0.9) -> float:
+    """How regular an effect must be for a number of seeds to find it.
+
+    Args:
+      seeds: paired effects of a test.
+      tests: all tests of the run; the level is Holm's first, alpha / tests.
+      alpha: the probability of any wrong decision, at most.
+      power: the probability of finding the effect.
+
+    Returns:
+      The smallest share of all seeds that must lie on one side of the bound; NaN where so few
+      seeds cannot decide.
+
+    Example:
+      >>> round(detectable(12, 1), 2), round(detectable(12, 60), 2), detectable(8, 60)
+      (0.88, 0.99, nan)
+    """
+    level = alpha / tests / 2
+    needed = next((k for k in range(seeds + 1) if stats.binom.sf(k - 1, seeds, 0.5) <= level), None)
+    if needed is None:
+        return math.nan
+    # P(Binomial(n, share) >= k) = power.
+    return float(stats.beta.ppf(power, needed, seeds - needed + 1))
 
 
 def _exact(effects: np.ndarray, test: Test) -> Outcome:
@@ -144,7 +180,7 @@ class Verdict(NamedTuple):
     """What the outcomes of a claim's predictions say of the claim.
 
     Attributes:
-      word: ``"confirmed"``, ``"refuted"``, ``"depends"`` or ``"undecided"``.
+      word: one of `DECISIONS`, or ``"depends"``.
       sentence: the verdict in words.
     """
 
@@ -164,8 +200,9 @@ def verdict(
       budget: the preset of the run.
 
     Returns:
-      Confirmed if every prediction is; refuted if every one is; ``"depends"`` as soon as one is
-      confirmed and another refuted; undecided otherwise, whatever the decided ones say.
+      Confirmed if every prediction is; refuted if every one is; not informative if every one is;
+      ``"depends"`` as soon as one is confirmed and another refuted; undecided otherwise, whatever
+      the decided ones say.
 
     Example:
       >>> yes = Outcome("confirmed", 1.0, 0.5, 2.0, 0.99, 0.001, 12)
@@ -173,17 +210,16 @@ def verdict(
       >>> verdict(["ReLU", "tanh"], [yes, no], depends="the activation", budget="quick").sentence
       'Depends on the activation: confirmed for ReLU; refuted for tanh.'
     """
-    found: dict[str, list[str]] = {"confirmed": [], "refuted": [], "undecided": []}
+    found: dict[str, list[str]] = {word: [] for word in DECISIONS}
     for name, outcome in zip(names, outcomes, strict=True):
         found[outcome.decision].append(name)
-    parts = "; ".join(f"{word} for {', '.join(which)}" for word, which in found.items() if which)
-    decided = [word for word in ("confirmed", "refuted") if found[word]]
-    if len(decided) == 2:
+    said = [word for word in DECISIONS if found[word]]
+    parts = "; ".join(f"{word} for {', '.join(found[word])}" for word in said)
+    if found["confirmed"] and found["refuted"]:
         return Verdict("depends", f"Depends on {depends}: {parts}.")
-    if found["undecided"]:
-        at = f"Undecided at this budget ({budget})"
-        return Verdict("undecided", f"{at}: {parts}." if decided else f"{at}.")
-    return Verdict(decided[0], f"{decided[0].capitalize()}.")
+    word = said[0] if len(said) == 1 else "undecided"
+    at = f" at this budget ({budget})" if word in ("undecided", "not informative") else ""
+    return Verdict(word, f"{word.capitalize()}{at}{': ' + parts if len(said) > 1 else ''}.")
 
 
 def rank_correlation(a: Any, b: Any, /) -> float:

@@ -5,6 +5,9 @@ prevent it.
 
 Source: Maas et al. 2013; Clevert et al. 2016; Lu et al. 2019
 
+Sentence: "You may find that as much as 40% of your network can be 'dead' ... if the learning rate
+is set too high" (Stanford's course CS231n, notes on neural networks, of ReLU).
+
 Hypothesis: At the largest step size at which the network still trains, training makes a twentieth
 of the units or more constant over the data under ReLU, more than the smallest does, and less than
 that under leaky ReLU, ELU, GELU and Swish at the largest at which both they and ReLU train.
@@ -12,7 +15,11 @@ that under leaky ReLU, ELU, GELU and Swish at the largest at which both they and
 Measurement: Plain MLPs on digits by Adam over a range of step sizes: the share of units whose
 output over the measured examples varies by at most 1e-6 of their layer's root mean square (for
 ReLU: dead), mean over layers, at logarithmically spaced steps. A network trains at a step size if
-in the median over seeds it ends below half of the loss of a guess.
+in the median over seeds it ends below half of the loss of a guess; where it does not, units that
+answer alike are no wonder, and nothing is concluded.
+
+Practice: Constant units are a symptom of the step size: lower it before changing the activation; a
+leaky slope removes them outright.
 """
 
 import math
@@ -23,7 +30,7 @@ from matplotlib.figure import Figure
 
 from jaxact.experiments import _plots
 from jaxact.experiments.verdicts._cells import train_cells, trials
-from jaxact.experiments.verdicts._effects import mean_by_seed, over_chance, select
+from jaxact.experiments.verdicts._effects import TRAINED, mean_by_seed, over_chance, select
 from jaxact.experiments.verdicts._protocol import (
     Prediction,
     Study,
@@ -35,8 +42,7 @@ from jaxact.experiments.verdicts._protocol import (
 )
 
 OTHERS = {"leaky_relu": "leaky ReLU", "elu": "ELU", "gelu": "GELU", "silu": "Swish"}
-TRAINED = 0.5
-"""Share of the loss of a guess below which a network counts as trained."""
+TWENTIETH = "a twentieth of the units: about what seeds of one network differ by"
 
 
 def _share(table: pd.DataFrame, activation: str, rate: float | str, step: str) -> pd.Series:
@@ -54,14 +60,14 @@ def _largest(table: pd.DataFrame, *activations: str) -> float:
     return float(trained.index[trained].max()) if trained.any() else math.nan
 
 
-@predicts("units die", bound=0.05, unit="share of units")
+@predicts("units die", bound=0.05, unit="share of units", reason=TWENTIETH)
 def _die(table: pd.DataFrame) -> pd.Series:
     """At the largest step size at which it trains the share of constant units grows under ReLU."""
     rate = _largest(table, "relu")
     return _share(table, "relu", rate, "last") - _share(table, "relu", rate, "first")
 
 
-@predicts("step size", bound=0.05, unit="share of units")
+@predicts("step size", bound=0.05, unit="share of units", reason=TWENTIETH)
 def _faster(table: pd.DataFrame) -> pd.Series:
     """Under ReLU more units are constant after training at that step size than at the smallest."""
     largest = _share(table, "relu", _largest(table, "relu"), "last")
@@ -77,6 +83,7 @@ def _prevents(name: str) -> Prediction:
         bound=0.05,
         side="below",
         unit="share of units",
+        reason=TWENTIETH,
     )
 
 
@@ -110,7 +117,7 @@ STUDY = Study(
     predictions=(_die, _faster, *map(_prevents, OTHERS)),
     depends="the activation",
     budgets=budgets(
-        by_preset(12, 12, 32),
+        by_preset(12, 24, 32),
         dict(
             activation=("relu", *OTHERS),
             rate=by_preset(

@@ -4,14 +4,22 @@ Claim: GELU's tanh and sigmoid forms approximate it closely enough that training
 
 Source: Hendrycks & Gimpel 2016
 
-Hypothesis: Values and gradients are off by at most 0.01 everywhere, and networks trained from the
-same seeds end at the same loss.
+Sentence: The tanh and the sigmoid form are offered for where speed is worth more than exactness
+(Hendrycks & Gimpel 2016, section 2, in our words).
 
-Measurement: The largest error on a million points of [-10, 10]; plain networks trained on digits by
-Adam, paired by seed.
+Hypothesis: Values and gradients are off by at most 0.01 everywhere, and networks trained from the
+same seeds end at a loss that is at most one and a half times that with the exact form.
+
+Measurement: The largest error on a million points of [-10, 10]; plain networks of one width without
+norm, trained on digits by Adam at the step size of the exact form and observed before the loss is
+so small for all that nothing differs, paired by seed.
+
+Practice: Either form trains as the exact one does; but port weights with the form that they were
+trained with, since the sigmoid form's values differ in the second digit.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +30,13 @@ from matplotlib.figure import Figure
 from jaxact import activations, analysis
 from jaxact.experiments import _plots
 from jaxact.experiments.verdicts._cells import train_cells, trials
-from jaxact.experiments.verdicts._effects import remaining, select
+from jaxact.experiments.verdicts._effects import (
+    NOISE,
+    log_ratio,
+    no_ceiling,
+    select,
+    trains,
+)
 from jaxact.experiments.verdicts._protocol import (
     Batch,
     Prediction,
@@ -76,21 +90,21 @@ def _error(name: str, quantity: str) -> Prediction:
         side="below",
         unit="largest error",
         exact=True,
+        reason="the second decimal",
     )
 
 
 def _unnoticed(name: str) -> Prediction:
-    def effect(table: pd.DataFrame) -> pd.Series:
-        return (remaining(table, activation=name) - remaining(table, activation="gelu")).abs()
-
     return Prediction(
         f"training ({FORMS[name]} form)",
-        f"Networks trained with the {FORMS[name]} form and with the exact GELU reach losses that "
-        "differ by less than 0.01 of chance.",
-        effect,
-        bound=0.01,
+        f"With the {FORMS[name]} form the loss is at most one and a half times that with the exact "
+        "GELU.",
+        lambda table: log_ratio(table, name, "gelu"),
+        bound=math.log(1.5),
         side="below",
-        unit="share of the loss of a guess",
+        unit="nats of loss",
+        reason=NOISE,
+        gates=(trains(activation="gelu"), no_ceiling(activation="gelu")),
     )
 
 
@@ -134,14 +148,15 @@ STUDY = Study(
     ),
     depends="the form, and whether value, gradient or training is meant",
     budgets=budgets(
-        by_preset(12, 16, 32),
+        by_preset(16, 24, 32),
         dict(activation=("gelu", *FORMS)),
         dict(
             wiring="plain",
-            depth=by_preset(6, 10, 20),
-            width=by_preset(32, 128, 256),
-            steps=by_preset(200, 1000, 5000),
-            rate=0.001,
+            depth=by_preset(10, 20, 30),
+            width=by_preset(32, 64, 256),
+            steps=by_preset(150, 200, 400),
+            rate=by_preset(0.002, 0.001, 0.0005),
+            batch_size=32,
             measures=["loss"],
         ),
     ),

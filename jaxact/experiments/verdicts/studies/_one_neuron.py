@@ -5,6 +5,9 @@ cannot.
 
 Source: Lin & Jegelka 2018
 
+Sentence: "This stands in sharp contrast to fully connected networks, which are not universal
+approximators if their width is the input dimension" (Lin & Jegelka 2018, abstract).
+
 Hypothesis: On telling the unit ball from the shell around it, the one-neuron residual network tests
 above 95%, a plain ReLU network of the input's width below, and the difference is more than 0.05.
 
@@ -15,6 +18,9 @@ number of blocks. Plain networks one unit wider stand beside.
 Theory: Decision regions of a plain ReLU network of the input's width are unbounded (theorem 2.1);
 one-neuron residual networks approximate every integrable function (theorem 3.1), which does not say
 that Adam finds it.
+
+Practice: Skips make narrow networks expressive; a plain network needs at least one unit more than
+its input.
 """
 
 from typing import Any
@@ -136,19 +142,28 @@ def _draw(table: pd.DataFrame) -> Figure:
     return _plots.dots(groups, ylabel="test accuracy", bound=0.95)
 
 
-@predicts("one-neuron residual network fits", bound=0.95, unit="accuracy")
+FITS = "classes are apart by a margin, so that a network that fits errs near it only"
+
+
+@predicts("one-neuron residual network fits", bound=0.95, unit="accuracy", reason=FITS)
 def _one_neuron_residual_network_fits(table: pd.DataFrame) -> pd.Series:
     """The one-neuron residual network tests above 0.95."""
     return _accuracy(table, "one_neuron")
 
 
-@predicts("plain network of the same width does not", bound=0.95, side="below", unit="accuracy")
+@predicts(
+    "plain network of the same width does not",
+    bound=0.95,
+    side="below",
+    unit="accuracy",
+    reason=FITS,
+)
 def _plain_network_of_the_same_width_does_not(table: pd.DataFrame) -> pd.Series:
     """The plain network of the input's width tests below 0.95."""
     return _accuracy(table, "plain")
 
 
-@predicts("difference", bound=0.05, unit="accuracy")
+@predicts("difference", bound=0.05, unit="accuracy", reason="what is left below the bound of a fit")
 def _difference(table: pd.DataFrame) -> pd.Series:
     """The one-neuron residual network tests higher."""
     return _accuracy(table, "one_neuron") - _accuracy(table, "plain")

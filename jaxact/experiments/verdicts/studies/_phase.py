@@ -4,16 +4,25 @@ Claim: Residual connections break the symmetry of deep networks and keep their r
 
 Source: Orhan & Pitkow 2018; Balduzzi et al. 2017; Feng et al. 2022
 
+Sentence: "We argue that skip connections eliminate these singularities by breaking the permutation
+symmetry of nodes, by reducing the possibility of node elimination and by making the nodes less
+linearly dependent" (Orhan & Pitkow 2018, abstract).
+
 Hypothesis: With a skip, whatever the scale of the branch and the norm, the Jacobian of the blocks
 keeps at least twice the participation ratio that it has in the plain network of the same depth,
-width and seed, at initialization and trained.
+width and seed; and the units of the last block overlap less by a tenth or more. Both at
+initialization and trained.
 
-Measurement: Participation ratio over width of the Jacobian of the first l blocks at four digits, in
-MLPs that differ in skip, scale and norm only, before and after Adam on digits. The second figure
-multiplies the initial branch by depth to the power of -alpha.
+Measurement: Participation ratio over width of the Jacobian of the first l blocks at four digits,
+and the overlap of units, the mean over units of the greatest correlation with another one over 256
+digits (1 for a constant unit), in MLPs that differ in skip, scale and norm only, before and after
+Adam on digits. The second figure multiplies the initial branch by depth to the power of -alpha.
 
 Theory: As for claim 4, with the branch's scale in the recursion; black lines. Where the ratio comes
 near 1 over the width the limit of infinite width no longer holds.
+
+Practice: A skip alone keeps no rank; a branch made small by 1/sqrt(depth), or norm before the
+branch, does.
 """
 
 import functools
@@ -27,9 +36,10 @@ from matplotlib.figure import Figure
 from jaxact import theory, wiring
 from jaxact.experiments import _plots
 from jaxact.experiments.verdicts._cells import train_cells, trials
-from jaxact.experiments.verdicts._effects import by_seed, select
+from jaxact.experiments.verdicts._effects import by_seed, select, trains
 from jaxact.experiments.verdicts._protocol import (
     Cell,
+    Gate,
     Prediction,
     Study,
     budgets,
@@ -44,13 +54,44 @@ KEPT = 2.0
 """Ratio to the plain network's participation from which a skip counts as keeping the rank."""
 
 
-def _keeps(word: str, phase: str) -> Prediction:
-    step, when = ("first", "at initialization") if phase == "initial" else ("last", "trained")
+PHASES = {"at initialization": "first", "trained": "last"}
+
+
+def _gates(word: str, when: str) -> tuple[Gate, ...]:
+    """Of trained networks it is asked that they are."""
+    if when != "trained":
+        return ()
+    arms = dict.fromkeys(("plain", word))
+    return tuple(trains(wiring=arm, exponent=0.0, activation="relu") for arm in arms)
+
+
+def _of_last_block(table: pd.DataFrame, quantity: str, word: str, when: str) -> pd.Series:
+    where = dict(wiring=word, exponent=0.0, activation="relu", step=PHASES[when], layer="last")
+    return by_seed(table, quantity, **where)
+
+
+def _overlaps(word: str, when: str) -> Prediction:
+    def effect(table: pd.DataFrame) -> pd.Series:
+        plain, own = (_of_last_block(table, "unit_overlap", w, when) for w in ("plain", word))
+        return plain - own
+
+    return Prediction(
+        f"symmetry: {LABELS[word]} ({when})",
+        f"The units of the last block overlap less than in the plain network ({LABELS[word]}, "
+        f"ReLU, {when}).",
+        effect,
+        bound=0.1,
+        unit="correlation",
+        reason="a tenth of a whole correlation",
+        gates=_gates(word, when),
+    )
+
+
+def _keeps(word: str, when: str) -> Prediction:
     name = LABELS[word]
 
     def kept(table: pd.DataFrame, word: str) -> pd.Series:
-        where = dict(wiring=word, exponent=0.0, activation="relu", step=step, layer="last")
-        return by_seed(table, "jacobian_participation", **where)
+        return _of_last_block(table, "jacobian_participation", word, when)
 
     return Prediction(
         f"{name} ({when})",
@@ -59,6 +100,8 @@ def _keeps(word: str, phase: str) -> Prediction:
         lambda table: kept(table, word) / kept(table, "plain"),
         bound=KEPT,
         unit="times the plain network's",
+        reason="seeds of one plain network differ by nearly a factor of two",
+        gates=_gates(word, when),
     )
 
 
@@ -66,7 +109,6 @@ def _keeps(word: str, phase: str) -> Prediction:
 def _draw_depth(table: pd.DataFrame) -> Figure:
     """Participation ratio over width of the blocks' Jacobian by depth, ReLU."""
     rows = select(table, "jacobian_participation", exponent=0.0, activation="relu")
-    rows = _plots.where(rows, step=(0, rows.step.max()))
     phases = {0: "at initialization", int(rows.step.max()): "after training"}
     return _plots.lines(
         rows,
@@ -124,31 +166,43 @@ def _draw_exponents(table: pd.DataFrame) -> Figure:
 
 
 def _keep(cell: Cell) -> bool:
-    return cell["exponent"] == 0.0 or cell["wiring"] in ("norm_free", "pre")
+    if cell["exponent"] == 0.0:
+        return True
+    return cell["wiring"] in ("norm_free", "pre") and cell["activation"] == "relu"
 
 
 STUDY = Study(
     name="phase",
     **words(__doc__),
     predictions=tuple(
-        _keeps(word, phase)
-        for phase in ("initial", "trained")
+        of(word, when)
+        for of in (_keeps, _overlaps)
+        for when in PHASES
         for word in ("norm_free", "scaled", "post", "pre")
     ),
     depends="the scale of the branch, the placement of the norm and training",
     budgets=budgets(
-        by_preset(12, 12, 32),
+        by_preset(12, 16, 32),
         dict(
             wiring=WIRINGS,
             exponent=(0.0, 0.25, 0.5, 0.75, 1.0),
             activation=by_preset(("relu",), ("relu", "tanh"), ("relu", "tanh", "gelu", "silu")),
         ),
         dict(
-            depth=by_preset(32, 64, 256),
+            depth=by_preset(24, 32, 256),
             width=by_preset(32, 64, 256),
-            steps=by_preset(60, 200, 5000),
-            rate=0.001,
-            measures=["jacobian_participation", "feature_participation", "loss", "accuracy"],
+            steps=by_preset(150, 1500, 20000),
+            batch_size=32,
+            marks="ends",
+            rate=by_preset(0.001, 0.0005, 0.0001),
+            measures=[
+                "jacobian_participation",
+                "jacobian/spectral_decay",
+                "feature_participation",
+                "unit_overlap",
+                "loss",
+                "accuracy",
+            ],
         ),
     ),
     measure=train_cells,

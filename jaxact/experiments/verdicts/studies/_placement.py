@@ -5,11 +5,16 @@ its late blocks add little.
 
 Source: Xiong et al. 2020; Liu et al. 2020; Wang et al. 2024
 
+Sentence: "At initialization, for the original-designed Post-LN Transformer, which places the layer
+normalization between the residual blocks, the expected gradients of the parameters near the output
+layer are large" (Xiong et al. 2020, abstract).
+
 Hypothesis: At the best step size and warm-up, shallow post-norm networks reach a higher test
 accuracy and a smaller gap to it; deep ones end at a higher loss than pre-norm, gain more from
-warm-up, and have gradients that grow towards the output. In deep pre-norm networks a block of the
-last quarter matters less than half as much as one of the first, and the gradient passes through
-less than half of the blocks.
+warm-up at the largest step size at which warm-up lets them train, and have gradients that grow
+towards the output, while pre-norm's do not. In deep pre-norm networks a block of the last quarter
+matters less than half as much as one of the first, and the gradient passes through less than half
+of the blocks.
 
 Measurement: MLPs with layer norm on digits, over a grid of step sizes and warm-ups: losses,
 accuracies, gradient norms by block at initialization, the loss with each one block removed, and the
@@ -18,7 +23,13 @@ mean length of the gradient's paths (Veit et al. 2016) over depth.
 Theory: At initialization pre-norm's stream grows as the root of the depth, so a late block is a
 smaller part of it; post-norm's gradient shrinks by a factor at every block on its way back (Xiong
 et al. 2020, section 3.3).
+
+Practice: Take pre-norm for depth, and do not count on its last blocks; post-norm needs a small step
+size, and a warm-up to bear a larger one.
 """
+
+import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,8 +38,17 @@ from matplotlib.figure import Figure
 from jaxact import wiring
 from jaxact.experiments import _plots
 from jaxact.experiments.verdicts._cells import train_cells, trials
-from jaxact.experiments.verdicts._effects import best, by_seed, mean_by_seed, remaining, select
+from jaxact.experiments.verdicts._effects import (
+    TRAINED,
+    best,
+    by_seed,
+    mean_by_seed,
+    over_chance,
+    remaining,
+    select,
+)
 from jaxact.experiments.verdicts._protocol import (
+    Gate,
     Study,
     budgets,
     by_preset,
@@ -50,14 +70,44 @@ def _end(table: pd.DataFrame, quantity: str, word: str, depth: str) -> pd.Series
     return by_seed(table, quantity, step="last", **_best(table, word, depth))
 
 
-@predicts("shallow: post-norm tests better", bound=0.005, unit="accuracy")
+ACCURACY = "two of the 360 test digits, as far as one network differs from the next"
+LOSS = "a hundredth of what there is to learn"
+HALF = "less than half is what the claim's words ask for at the least"
+
+
+def _trained(depth: str, *words: str) -> tuple[Gate, ...]:
+    """Networks train at their best step size and warm-up."""
+
+    def left(word: str) -> Any:
+        return lambda table: remaining(table, **_best(table, word, depth))
+
+    which = {"first": "shallow", "last": "deep"}[depth]
+    return tuple(
+        Gate(f"loss left in training ({which}, {LABELS[word]})", left(word), TRAINED, "below")
+        for word in words
+    )
+
+
+@predicts(
+    "shallow: post-norm tests better",
+    bound=0.005,
+    unit="accuracy",
+    reason=ACCURACY,
+    gates=_trained("first", "post", "pre"),
+)
 def _test_accuracy(table: pd.DataFrame) -> pd.Series:
     """Post-norm's test accuracy is higher in the shallow network."""
     post, pre = (_end(table, "test_accuracy", name, "first") for name in ("post", "pre"))
     return post - pre
 
 
-@predicts("shallow: post-norm's gap is smaller", bound=0.005, unit="accuracy")
+@predicts(
+    "shallow: post-norm's gap is smaller",
+    bound=0.005,
+    unit="accuracy",
+    reason=ACCURACY,
+    gates=_trained("first", "post", "pre"),
+)
 def _gap(table: pd.DataFrame) -> pd.Series:
     """Post-norm's training accuracy exceeds its test accuracy by less."""
     post, pre = (
@@ -67,14 +117,27 @@ def _gap(table: pd.DataFrame) -> pd.Series:
     return pre - post
 
 
-@predicts("deep: pre-norm trains to a lower loss", bound=0.01, unit="share of the loss of a guess")
+@predicts(
+    "deep: pre-norm trains to a lower loss",
+    bound=0.01,
+    unit="share of the loss of a guess",
+    reason=LOSS,
+    gates=_trained("last", "pre"),
+)
 def _deep(table: pd.DataFrame) -> pd.Series:
     """Post-norm's loss is higher in the deep network."""
     post, pre = (remaining(table, **_best(table, name, "last")) for name in ("post", "pre"))
     return post - pre
 
 
-@predicts("deep: pre-norm's late blocks matter less", bound=0.5, side="below", unit="ratio")
+@predicts(
+    "deep: pre-norm's late blocks matter less",
+    bound=0.5,
+    side="below",
+    unit="ratio",
+    reason=HALF,
+    gates=_trained("last", "pre"),
+)
 def _late_lesions(table: pd.DataFrame) -> pd.Series:
     """The loss added without a late block is less than half of that without an early one."""
     # Loss added without one block of the last quarter, over that of the first quarter.
@@ -90,38 +153,82 @@ def _late_lesions(table: pd.DataFrame) -> pd.Series:
     return late / early
 
 
-@predicts("deep: pre-norm's paths are short", bound=0.5, side="below", unit="share of the blocks")
+@predicts(
+    "deep: pre-norm's paths are short",
+    bound=0.5,
+    side="below",
+    unit="share of the blocks",
+    reason=HALF,
+    gates=_trained("last", "pre"),
+)
 def _effective_depth(table: pd.DataFrame) -> pd.Series:
     """The gradient passes through less than half of the blocks of a pre-norm network."""
     return _end(table, "effective_depth", "pre", "last")
 
 
-@predicts("deep: post-norm needs warm-up more", bound=0.01, unit="share of the loss of a guess")
+def _largest(table: pd.DataFrame) -> float:
+    """The largest step size at which deep post-norm networks train with warm-up; NaN for none."""
+    rows = select(table, "loss", wiring="post", depth="last", warmup="last", step="last")
+    medians: Any = over_chance(rows).groupby("rate").value.median()
+    trained = medians.index[medians < TRAINED]
+    return float(trained.max()) if len(trained) else math.nan
+
+
+def _gained(table: pd.DataFrame, word: str) -> pd.Series:
+    """What warm-up takes off the loss at that step size."""
+    rate = _largest(table)
+    if math.isnan(rate):
+        return by_seed(table, "loss", wiring=word, depth="last", step="last") * math.nan
+    without, warm = (
+        remaining(table, wiring=word, depth="last", rate=rate, warmup=which)
+        for which in ("first", "last")
+    )
+    return without - warm
+
+
+@predicts(
+    "deep: post-norm needs warm-up more",
+    bound=0.01,
+    unit="share of the loss of a guess",
+    reason=LOSS,
+)
 def _warmup(table: pd.DataFrame) -> pd.Series:
-    """At the largest step size warm-up lowers post-norm's loss by more."""
-
-    def gained(word: str) -> pd.Series:
-        without, warm = (
-            remaining(table, wiring=word, depth="last", rate="last", warmup=which)
-            for which in ("first", "last")
-        )
-        return without - warm
-
-    return gained("post") - gained("pre")
+    """At the largest step size at which warm-up lets post-norm train, it lowers post-norm's loss by
+    more than pre-norm's.
+    """
+    return _gained(table, "post") - _gained(table, "pre")
 
 
-@predicts("deep: post-norm's gradient grows towards the output", bound=0.5, unit="nats")
-def _gradients(table: pd.DataFrame) -> pd.Series:
-    """From first to last block the gradient's norm grows more under post-norm."""
+def _growth(table: pd.DataFrame, word: str) -> pd.Series:
+    """How much the gradient's norm grows from the first block to the last, at initialization."""
+    last, first = (
+        by_seed(table, "gradient_norm", wiring=word, depth="last", step="first", layer=layer)
+        for layer in ("last", "first")
+    )
+    return pd.Series(np.log(last / first))
 
-    def growth(word: str) -> pd.Series:
-        last, first = (
-            by_seed(table, "gradient_norm", wiring=word, depth="last", step="first", layer=layer)
-            for layer in ("last", "first")
-        )
-        return pd.Series(np.log(last / first))
 
-    return growth("post") - growth("pre")
+GROWTH = "a factor of 1.65 over all blocks; seeds differ by a factor of about two"
+
+
+@predicts(
+    "deep: post-norm's gradient grows towards the output", bound=0.5, unit="nats", reason=GROWTH
+)
+def _post_grows(table: pd.DataFrame) -> pd.Series:
+    """From first to last block the gradient's norm grows under post-norm."""
+    return _growth(table, "post")
+
+
+@predicts(
+    "deep: pre-norm's gradient does not",
+    bound=0.5,
+    side="below",
+    unit="nats",
+    reason=GROWTH,
+)
+def _pre_does_not(table: pd.DataFrame) -> pd.Series:
+    """From first to last block the gradient's norm does not grow under pre-norm."""
+    return _growth(table, "pre")
 
 
 @plotted("placement_blocks")
@@ -175,7 +282,16 @@ def _draw_grid(table: pd.DataFrame) -> Figure:
 STUDY = Study(
     name="placement",
     **words(__doc__),
-    predictions=(_test_accuracy, _gap, _deep, _late_lesions, _effective_depth, _warmup, _gradients),
+    predictions=(
+        _test_accuracy,
+        _gap,
+        _deep,
+        _late_lesions,
+        _effective_depth,
+        _warmup,
+        _post_grows,
+        _pre_does_not,
+    ),
     depends="the part of the claim",
     budgets=budgets(
         by_preset(12, 12, 32),

@@ -4,8 +4,13 @@ Claim: The rank of the product of layers falls with depth.
 
 Source: Saxe et al. 2014; Pennington et al. 2017, 2018; Feng et al. 2022
 
+Sentence: "We theoretically establish a universal monotonic decreasing property of network rank
+from the basic rules of differential and algebraic composition" (Feng et al. 2022, abstract), there
+of the numerical rank, here of the participation ratio, which need not be monotonic.
+
 Hypothesis: The participation ratio of the input-output Jacobian at initialization falls with depth
-for every activation, wiring and initialization, at the rate of mean-field theory.
+for every activation, wiring and initialization; where the variance map of the activation has a
+stable fixed point (ReLU, tanh), at the rate of mean-field theory.
 
 Measurement: Participation ratio over width of the Jacobian of the first l blocks, mean over
 Gaussian inputs of unit variance.
@@ -13,7 +18,11 @@ Gaussian inputs of unit variance.
 Theory: 1 / (1 + sigma^2), sigma^2 the relative variance of the squared singular values in wide
 networks (Pennington et al. 2017 for plain networks; `jaxact.theory.mean_field`). Corrections are of
 the order of depth over width, and larger for GELU, whose variance map leaves its fixed point (slope
-1.14 there).
+1.14 there): GELU is drawn, and its rate not judged.
+
+Practice: A product of random layers loses rank at a rate that theory gives in advance: choose the
+depth, the width and the branch's scale by `jaxact.theory.mean_field`. Linear layers with orthogonal
+weights are the one exception that loses nothing.
 """
 
 import functools
@@ -40,6 +49,8 @@ from jaxact.experiments.verdicts._protocol import (
 )
 
 NONLINEAR = ("relu", "tanh", "gelu")
+STABLE = ("relu", "tanh")
+"""Those whose variance stays at its fixed point, so that theory has a rate for them."""
 
 
 def orthogonal(chain: analysis.Chain, variance: jax.Array) -> analysis.Chain:
@@ -124,13 +135,14 @@ def _falls(wiring: str, weights: str, activations: tuple[str, ...], label: str) 
         effect,
         bound=0.1,
         unit="nats",
+        reason="a tenth; seeds of one network differ by a few hundredths",
     )
 
 
 def _rate(wiring: str, weights: str, label: str) -> Prediction:
     def effect(table: pd.DataFrame) -> pd.Series:
         rows = select(table, "participation", wiring=wiring, weights=weights, layer="last")
-        rows = rows[rows.activation != "identity"]
+        rows = rows[rows.activation.isin(STABLE)]
         depth = int(rows.layer.max())
         expected = rows.activation.map(
             {
@@ -142,12 +154,14 @@ def _rate(wiring: str, weights: str, label: str) -> Prediction:
 
     return Prediction(
         f"rate ({label})",
-        "At the last block the participation ratio is within 15% of theory, with every "
-        f"activation ({label}).",
+        "At the last block the participation ratio is within 15% of theory, with ReLU and with "
+        f"tanh ({label}).",
         effect,
         bound=float(np.log(1.15)),
         side="below",
-        unit="nats from theory, the worst activation",
+        unit="nats from theory, the worse activation",
+        reason="15%: theory's own error, of the order of depth over width (1/16 at the default "
+        "budget), with the spread over seeds on top",
     )
 
 
