@@ -305,7 +305,9 @@ def main() -> int:
         results = run(config)
         for result in results:
             print(f"{result.study.number:2d}. {result.study.claim}\n    {result.verdict.sentence}")
-        page = config.docs / "verdicts.md" if config.rebuild else config.out / "report.html"
+        page = config.out / "report.html"
+        if config.rebuild and config.docs is not None:
+            page = config.docs / "verdicts.md"
         print(f"\n{page} ({time.monotonic() - start:.0f} s)")
 
     return _cli.command_line(study)

@@ -89,7 +89,7 @@ def _draw(table: pd.DataFrame) -> Figure:
     and after many; dotted: one half. Median over seeds, band from least to largest.
     """
     rows = over_chance(select(table, "loss"))
-    rows = rows[rows.step > 0]
+    rows = _plots.where(rows, rows.step > 0)
     networks = [own for _, own in rows.groupby(["activation", "depth", "step"], sort=False)]
     return _plots.lines(
         pd.concat([_plots.where(own, **best(own, ("rate",))) for own in networks]),
