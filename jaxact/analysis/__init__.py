@@ -116,6 +116,7 @@ from jaxact.analysis._units import reduce_units as reduce_units
 from jaxact.analysis._units import shares as shares
 from jaxact.analysis._units import start_units as start_units
 from jaxact.analysis._units import streamed_mean_shift as streamed_mean_shift
+from jaxact.analysis._units import unit_overlap as unit_overlap
 from jaxact.analysis._units import unit_range as unit_range
 from jaxact.analysis._units import unit_states as unit_states
 from jaxact.analysis._units import update_units as update_units

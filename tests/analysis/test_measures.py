@@ -194,6 +194,20 @@ def _hidden(view, x):
 class TestPlainAndStreamed:
     """What is measured of features at hand, and of a stream over them."""
 
+    def test_unit_overlap(self):
+        h = np.random.default_rng(0).normal(size=(3, 50, 6)).astype(np.float32)
+        h[1, :, 2] = -1e-3 * h[1, :, 4] + 5
+        h[1, :, 0] = 7
+        h[2, 3, 1] = np.nan
+        found = np.asarray(analysis.unit_overlap(jnp.asarray(h)))
+        own = np.eye(6, dtype=bool)
+        expected = np.where(own, 0, np.abs(np.corrcoef(h[0].T))).max(0).mean()
+        np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+        moving = np.where(own[1:, 1:], 0, np.abs(np.corrcoef(h[1, :, 1:].T))).max(0)
+        np.testing.assert_allclose(found[1], (1 + moving.sum()) / 6, rtol=1e-4)
+        assert moving[[1, 3]] == pytest.approx(1, abs=1e-4)
+        assert np.isnan(found[2])
+
     @pytest.mark.parametrize("form", ["root", "scatter"])
     def test_mean_shift(self, view, form):
         h = view.hidden[1:]

@@ -5,7 +5,9 @@ import functools
 import json
 import math
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -123,6 +125,37 @@ class TestDecisions:
         for outcomes in ((open_,), (yes, open_), (no, open_)):
             assert word(*outcomes).word == "undecided"
             assert "Undecided at this budget (quick)" in word(*outcomes).sentence
+        mute = yes._replace(decision="not informative")
+        assert word(mute, mute).word == "not informative"
+        assert word(yes, mute).word == word(mute, open_).word == "undecided"
+        assert word(yes, no, mute).sentence.endswith("not informative for p2.")
+
+    def test_a_missed_gate_silences_and_is_counted(self):
+        values = np.linspace(1, 2, 12)
+        tests = [_test(values), _test(values)._replace(missed="it does not train")]
+        one, two = verdicts.decide(tests)
+        assert (one.decision, two.decision) == ("confirmed", "not informative")
+        assert two.missed == "it does not train"
+        assert one.level == pytest.approx(1 - 0.05 / 2)
+
+    @pytest.mark.parametrize(("seeds", "tests"), [(12, 1), (16, 80), (24, 82)])
+    def test_detectable_effects_are_found(self, seeds, tests):
+        share = statistics.detectable(seeds, tests)
+        level = 0.05 / tests
+        p = np.array([stats.binomtest(k, seeds).pvalue for k in range(seeds + 1)])
+        k = np.arange(seeds + 1)
+        found = stats.binom.pmf(k, seeds, share)[(p <= level) & (k > seeds / 2)].sum()
+        assert found == pytest.approx(0.9)
+
+    def test_gates_compare_medians(self):
+        table = TestEffects.TABLE
+        gates = [
+            verdicts.Gate("loss", lambda t: [1.0, 2.0, 9.0], 1.5, s) for s in ("above", "below")
+        ]
+        assert [bool(gate.missed(table)) for gate in gates] == [False, True]
+        assert gates[1].missed(table) == "loss: 2, not below 1.5"
+        nothing = gates[0]._replace(value=lambda t: [math.nan, 1.0])
+        assert nothing.missed(table)
 
 
 class TestMeasures:
@@ -207,21 +240,23 @@ class TestMeasures:
         for form, rough in (("tanh", tanh), ("sigmoid", sigmoid)):
             np.testing.assert_allclose(_gelu.errors(form)[0][::1000], rough - exact, atol=1e-6)
 
-    def test_comparison_to_the_bit(self):
+    def test_comparison_in_units_of_rounding(self):
         def nudged(x):
-            return jnp.where(x == 1.5, jnp.nextafter(x, jnp.asarray(9, x.dtype)), x)
+            up = jnp.nextafter(x, jnp.asarray(99, x.dtype))
+            half = jnp.asarray(0.5, x.dtype)
+            return jnp.where(x == 24, up, jnp.where(x == 0, half, x))
 
         found = _identities.compare(lambda x: x, nudged, "float16", 1)
-        assert found == {
-            "checked": 2 * 31 * 1024,
-            "different": 1,
-            "sign_of_zero": 0,
-            "units_apart": 1,
-        }
-        found = _identities.compare(lambda x: x, lambda x: jnp.where(x == 0, 0, x), "float16", 1)
-        assert found["sign_of_zero"] == 1
+        eps = float(jnp.finfo("float16").eps)
+        assert found["checked"] == 2 * 31 * 1024
+        assert found["apart"] == pytest.approx(16 / 24)
+        assert found["apart_at_zero"] == pytest.approx(0.5 / eps)
+        # In the first of four chunks.
+        lost = _identities.compare(
+            lambda x: x, lambda x: jnp.where(x == 1, jnp.nan, x), "float32", 2**8
+        )
+        assert math.isnan(lost["apart"])
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["tat_relu", "tat_silu", "dks_tanh"])
     def test_tailored_activations_keep_unit_second_moment(self, name):
         made = networks.function(name, 20)
@@ -319,7 +354,9 @@ def _run(folder, study=TOY, **options):
 def folder(tmp_path_factory):
     """A finished run of the toy study."""
     folder = tmp_path_factory.mktemp("toy") / "run"
-    _run(folder, docs=folder.parent / "docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxact.experiments._store._commit", lambda: "c0ffee")
+        _run(folder, docs=folder.parent / "docs")
     return folder
 
 
@@ -351,6 +388,33 @@ class TestRun:
         rows = [line for line in page.splitlines() if line.startswith("| 100 ")]
         assert "first \\| by far" in rows[0]
         assert "**Verdict.** Confirmed." in page
+
+    def test_a_page_rests_on_its_tables(self, folder, tmp_path):
+        docs = folder.parent / "docs"
+        before = (docs / "verdicts.md").read_text()
+        again = Verdicts(docs=docs, rebuild=True)
+        (result,) = verdicts.run(again, extra=[TOY])
+        assert result.verdict.word == "confirmed"
+        assert (docs / "verdicts.md").read_text() == before
+        assert "| before the data |" in before
+        stricter = dataclasses.replace(
+            TOY, predictions=(dataclasses.replace(TOY.predictions[0], bound=0.6),)
+        )
+        copy = shutil.copytree(docs, tmp_path / "docs")
+        verdicts.run(dataclasses.replace(again, docs=copy), extra=[stricter])
+        assert "restated after the data: second over first" in (copy / "verdicts.md").read_text()
+        other = dataclasses.replace(TOY, budgets={"quick": Budget(9, {"shift": (1.0, 2.0)})})
+        with pytest.raises(StudyError, match="claim 100 was measured with other seeds"):
+            verdicts.run(again, extra=[other])
+        with pytest.raises(StudyError, match=r"there is no .*manifest\.json"):
+            verdicts.run(dataclasses.replace(again, docs=tmp_path), extra=[TOY])
+
+    def test_a_page_needs_a_clean_tree(self, tmp_path, monkeypatch):
+        for commit, said in (("c0ffee-dirty", "c0ffee-dirty"), (None, "no repository")):
+            monkeypatch.setattr("jaxact.experiments._store._commit", lambda commit=commit: commit)
+            with pytest.raises(StudyError, match=f"got {said}"):
+                _run(tmp_path / "run", docs=tmp_path / "docs")
+        assert not (tmp_path / "run").exists()
 
     def test_resume_measures_only_what_is_left(self, folder, tmp_path):
         with pytest.raises(StudyError, match="holds a study"):
@@ -429,8 +493,16 @@ class TestStudies:
             assert len(files) == len(cells)
             assert sum(map(len, groups(cells, study.together))) == len(cells)
             json.dumps(study.protocol(preset))
-        assert study.source
         assert study.depends
+        if study.known:
+            assert study.known.keys() == set(names)
+            assert set(study.known.values()) <= set(statistics.DECISIONS)
+            return
+        assert study.source
+        assert study.sentence
+        assert study.practice
+        for prediction in study.predictions:
+            assert prediction.reason, prediction.name
 
     def test_quick_has_seeds_enough_to_decide(self):
         tests = sum(not p.exact for study in verdicts.STUDIES for p in study.predictions)
@@ -438,6 +510,19 @@ class TestStudies:
             if not all(prediction.exact for prediction in study.predictions):
                 n = study.budget("quick").seeds
                 assert 2 * 0.5**n <= statistics.ALPHA / tests
+
+
+@pytest.mark.slow
+def test_the_page_is_that_of_its_tables(tmp_path):
+    docs = pathlib.Path(__file__).parents[2] / "docs"
+    copy = tmp_path / "docs"
+    shutil.copytree(docs / "data", copy / "data")
+    results = verdicts.run(Verdicts(docs=copy, rebuild=True))
+    assert [result.study for result in results] == list(verdicts.STUDIES)
+    assert (copy / "verdicts.md").read_text() == (docs / "verdicts.md").read_text()
+    drawn = {path.name for path in (copy / "images" / "verdicts").iterdir()}
+    assert drawn == {path.name for path in (docs / "images" / "verdicts").iterdir()}
+    assert "It passes" in (copy / "verdicts.md").read_text()
 
 
 def test_numbers_are_short():

@@ -4,10 +4,13 @@ from jaxact.experiments._plots import lines as lines
 from jaxact.experiments.verdicts._cells import train_cells as train_cells
 from jaxact.experiments.verdicts._cells import trials as trials
 from jaxact.experiments.verdicts._effects import by_seed as by_seed
+from jaxact.experiments.verdicts._effects import no_ceiling as no_ceiling
 from jaxact.experiments.verdicts._effects import remaining as remaining
 from jaxact.experiments.verdicts._effects import select as select
+from jaxact.experiments.verdicts._effects import trains as trains
 from jaxact.experiments.verdicts._protocol import Batch as Batch
 from jaxact.experiments.verdicts._protocol import Budget as Budget
+from jaxact.experiments.verdicts._protocol import Gate as Gate
 from jaxact.experiments.verdicts._protocol import Plot as Plot
 from jaxact.experiments.verdicts._protocol import Prediction as Prediction
 from jaxact.experiments.verdicts._protocol import Study as Study

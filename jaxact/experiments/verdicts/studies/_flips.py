@@ -4,6 +4,9 @@ Claim: When few units change their response between inputs, weight matrices carr
 
 Source: a common account of degradation, after Orhan & Pitkow 2018
 
+Sentence: Told of deep networks in general, by no one source; Orhan & Pitkow 2018 speak of units
+that are eliminated, or depend linearly on others (section 2, in our words).
+
 Hypothesis: The masked weight D(x) W has as many dimensions as units are active, and the difference
 of two Jacobians as many as units flip. The claim is often told of W itself, which at initialization
 knows nothing of the inputs and has full rank; over training it could come true, by flips and the

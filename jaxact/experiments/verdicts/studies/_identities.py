@@ -97,9 +97,9 @@ def compare(
         x = jax.lax.bitcast_convert_type(bits, jnp.dtype(dtype))
         finite = jnp.isfinite(x)
         a, b = (f(x).astype(jnp.float32) for f in (function, other))
-        unit = jnp.finfo(dtype).eps * jnp.maximum(1, jnp.abs(a))
+        unit = float(jnp.finfo(dtype).eps) * jnp.maximum(1, jnp.abs(a))
         # Infinities of one sign are equal: a product may leave the range where both do.
-        apart = jnp.where(finite & (a != b), jnp.abs(a - b) / unit.astype(jnp.float32), 0)
+        apart = jnp.where(finite & (a != b), jnp.abs(a - b) / unit, 0)
         zero = jnp.abs(x) < jnp.finfo(dtype).smallest_normal
         worst = (jnp.max(jnp.where(mask, apart, 0)) for mask in (~zero, zero))
         return jnp.sum(finite.astype(jnp.int32)), *worst
@@ -107,10 +107,10 @@ def compare(
     checked, apart, at_zero = 0, 0.0, 0.0
     for bits in patterns(dtype, stride):
         count, far, far_at_zero = jax.device_get(chunk(bits))
-        # Of Python's max the first argument stays where the second is NaN.
-        apart, at_zero = max(float(far), apart), max(float(far_at_zero), at_zero)
+        # Unlike Python's max, NaN stays.
+        apart, at_zero = np.maximum(apart, far), np.maximum(at_zero, far_at_zero)
         checked += int(count)
-    return {"checked": checked, "apart": apart, "apart_at_zero": at_zero}
+    return {"checked": checked, "apart": float(apart), "apart_at_zero": float(at_zero)}
 
 
 def _measure(batch: Batch) -> list[pd.DataFrame]:
