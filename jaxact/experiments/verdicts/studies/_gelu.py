@@ -14,8 +14,8 @@ Measurement: The largest error on a million points of [-10, 10]; plain networks 
 norm, trained on digits by Adam at the step size of the exact form and observed before the loss is
 so small for all that nothing differs, paired by seed.
 
-Practice: Either form trains as the exact one does; but port weights with the form that they were
-trained with, since the sigmoid form's values differ in the second digit.
+Practice: No harm in training was found of either form; but port weights with the form that they
+were trained with, since the sigmoid form's values differ in the second digit.
 """
 
 import functools
