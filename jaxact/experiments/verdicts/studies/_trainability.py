@@ -61,7 +61,7 @@ BUDGETS = ("few steps", "many steps")
 
 def _steps(table: pd.DataFrame, budget: str) -> int:
     """The step at which a budget ends."""
-    return sorted(select(table, "loss").step.unique())[1 + BUDGETS.index(budget)]
+    return int(sorted(select(table, "loss").step.unique())[1 + BUDGETS.index(budget)])
 
 
 def _at(name: str, depth: str, budget: str) -> Prediction:
