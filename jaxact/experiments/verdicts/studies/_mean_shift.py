@@ -78,7 +78,7 @@ def _accumulates(table: pd.DataFrame) -> pd.Series:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _correlations(activation: str, depth: int, start: float) -> jax.Array:
+def _correlations(activation: str, depth: int, start: jax.Array | float) -> jax.Array:
     return theory.mean_field(activation, depth, correlation=start).correlation[1:]
 
 

@@ -124,7 +124,7 @@ def _draw_depth(table: pd.DataFrame) -> Figure:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _predicted(word: str, depth: int, exponents: np.ndarray) -> jax.Array:
+def _predicted(word: str, depth: int, exponents: jax.Array | np.ndarray) -> jax.Array:
     """Participation over width of a ReLU network in theory, by exponent of the branch's scale."""
 
     def one(exponent):
