@@ -1,5 +1,6 @@
 """From a study's table to one number for each seed."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,8 +70,6 @@ TRAINED = 0.5
 """Share of the loss of a guess below which a network counts as trained."""
 CEILING = 0.01
 """Share of the loss of a guess below which a task says nothing of the networks that solve it."""
-
-
 NOISE = "half again: twice by how much the same network's loss varies between seeds"
 
 
@@ -82,23 +81,34 @@ def log_ratio(table: pd.DataFrame, activation: str, other: str, /) -> pd.Series:
 
 def trains(**where: Any) -> Gate:
     """Networks are trained: they keep less than `TRAINED` of the loss of a guess."""
-    said = _said(where)
-    return Gate(
-        f"loss left in training{said}", lambda table: remaining(table, **where), TRAINED, "below"
-    )
+    return _loss_left(where, TRAINED, "below")
 
 
 def no_ceiling(**where: Any) -> Gate:
     """Networks have not all solved the task: they keep more than `CEILING` of a guess's loss."""
-    said = _said(where)
-    return Gate(
-        f"loss left in training{said}", lambda table: remaining(table, **where), CEILING, "above"
-    )
+    return _loss_left(where, CEILING, "above")
 
 
-def _said(where: Mapping[str, Any]) -> str:
+def _loss_left(where: Mapping[str, Any], bound: float, side: str) -> Gate:
     values = ", ".join(map(str, where.values()))
-    return f" ({values})" if values else ""
+    name = f"loss left in training ({values})" if values else "loss left in training"
+    return Gate(name, lambda table: remaining(table, **where), bound, side)
+
+
+def largest_trained_rate(
+    table: pd.DataFrame, /, *, each: Sequence[str] = (), **where: Any
+) -> float:
+    """The largest step size at which networks train, in the median over seeds; NaN for none.
+
+    Args:
+      table: a study's table.
+      each: columns by whose values networks are told apart; all of them must train.
+      **where: as for `select`.
+    """
+    rows = over_chance(select(table, "loss", step="last", **where))
+    medians: Any = rows.groupby(["rate", *each]).value.median()
+    trained = (medians < TRAINED).groupby("rate").all()
+    return float(trained.index[trained].max()) if trained.any() else math.nan
 
 
 def over_chance(losses: pd.DataFrame, /) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -30,6 +30,7 @@ METHOD = (
     "confirmed and others refuted. Effects marked exact have no part in chance. Seeds vary weights "
     "and batches, not the data set."
 )
+SIGNS = {"above": ">", "below": "<"}
 COUNTED = {
     "confirmed": "confirmed",
     "refuted": "refuted",
@@ -111,12 +112,8 @@ def _budget(results: Sequence[Any], made: Mapping[str, Made]) -> str:
     seeds = max(result.study.budget(preset).seeds for result, preset in pairs)
     minutes = sum(result.seconds for result in results) / 60
     processor = sum(result.processor_seconds for result in results) / 60
-    devices = " and ".join(
-        dict.fromkeys(
-            f"{made[result.study.name].facts['devices']} {made[result.study.name].facts['device']}"
-            for result in results
-        )
-    )
+    facts = (made[result.study.name].facts for result in results)
+    devices = " and ".join(dict.fromkeys(f"{f['devices']} {f['device']}" for f in facts))
     return (
         f"This page comes from the budget {named}: {cells} cells of up to {seeds} seeds, "
         f"{minutes:.1f} minutes of measuring ({processor:.1f} minutes of processor time) on "
@@ -178,21 +175,21 @@ def _reasons(predictions: Sequence[Prediction]) -> str:
             of.setdefault(prediction.reason, []).append(prediction.name)
     if len(of) == 1:
         return f"{next(iter(of))}."
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in of.items()) + "." * bool(
-        of
-    )
+    return _joined(f"{', '.join(names)}: {reason}" for reason, names in of.items())
 
 
 def _gates(predictions: Sequence[Prediction]) -> str:
-    gates = [g for prediction in predictions for g in prediction.gates]
-    said = dict.fromkeys(
-        f"{g.name} ({'>' if g.side == 'above' else '<'} {g.bound:g})" for g in gates
-    )
-    return "; ".join(said) + "." * bool(said)
+    gates = [gate for prediction in predictions for gate in prediction.gates]
+    return _joined(dict.fromkeys(f"{g.name} ({SIGNS[g.side]} {g.bound:g})" for g in gates))
+
+
+def _joined(parts: Iterable[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text}." if text else ""
 
 
 def _row(prediction: Prediction, outcome: Outcome) -> dict[str, str]:
-    sign = {"above": ">", "below": "<"}[prediction.side]
+    sign = SIGNS[prediction.side]
     if prediction.exact:
         sign += "="
         interval, seeds = "exact", "-"

@@ -1,6 +1,7 @@
 """What a study is: a claim, what it predicts, what is measured, and the rule that decides."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -279,7 +280,7 @@ class Study:
     def protocol(self, preset: str) -> dict[str, Any]:
         """What was fixed before the data, as JSON values."""
         budget = self.budget(preset)
-        return {
+        fixed = {
             "claim": self.claim,
             "source": self.source,
             "hypothesis": self.hypothesis,
@@ -290,6 +291,7 @@ class Study:
             "cells": len(self.cells(preset)),
             "settings": dict(budget.settings),
         }
+        return json.loads(json.dumps(fixed))
 
 
 WORDS = ("claim", "source", "sentence", "hypothesis", "measurement", "theory", "practice")

@@ -33,11 +33,10 @@ class Made(NamedTuple):
     def restated(self, study: Study, /) -> list[str]:
         """The predictions of a study whose rules are not those fixed before the data."""
         before = {rule["name"]: rule for rule in self.protocol["predictions"]}
-        now = {p.name: json.loads(json.dumps(p.rule())) for p in study.predictions}
         return [
-            name
-            for name, rule in now.items()
-            if any(rule[key] != before.get(name, {}).get(key) for key in RULE)
+            rule["name"]
+            for rule in study.protocol(self.preset)["predictions"]
+            if any(rule[key] != before.get(rule["name"], {}).get(key) for key in RULE)
         ]
 
 
@@ -90,7 +89,7 @@ def tables_of(
 
 
 def _check_measured(study: Study, made: Made) -> None:
-    now = json.loads(json.dumps(study.protocol(made.preset)))
+    now = study.protocol(made.preset)
     for part in MEASURED:
         if now[part] != made.protocol[part]:
             raise StudyError(

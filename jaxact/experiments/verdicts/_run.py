@@ -1,7 +1,6 @@
 """Runs studies: cells to tables, tables to verdicts, verdicts to a page."""
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -134,10 +133,10 @@ def run(config: Verdicts, /, *, extra: Sequence[Study] = ()) -> list[Result]:
         return []
     tables = {study.name: folder.table(grids[study.name].names) for study in needed}
     made = {
-        name: _published.Made(config.preset, json.loads(json.dumps(protocol)), folder.facts)
+        name: _published.Made(config.preset, protocol, folder.facts)
         for name, protocol in protocols.items()
     }
-    results = conclude(chosen, tables, preset=config.preset, alpha=config.alpha)
+    results = conclude(chosen, tables, made, alpha=config.alpha)
     _write(folder.folder, config, results, made)
     if config.docs is not None:
         _published.add_tables(config.docs, tables, made)
@@ -160,10 +159,7 @@ def _rebuild(config: Verdicts, known: Sequence[Study]) -> list[Result]:
         raise StudyError("docs: must be the folder of a page to rebuild; got None")
     tables, made = _published.tables_of(config.docs, known)
     shown = [study for study in known if study.name in tables]
-    # Of several budgets the page says the one that most of it has.
-    presets = [made[study.name].preset for study in shown]
-    preset = max(set(presets), key=presets.count)
-    results = conclude(shown, tables, preset=preset, alpha=config.alpha)
+    results = conclude(shown, tables, made, alpha=config.alpha)
     blocks = _page.page(results, alpha=config.alpha, made=made)
     _published.write_page(config.docs, blocks)
     return results
@@ -198,9 +194,9 @@ def _used(chosen: Sequence[Study], known: Sequence[Study]) -> list[Study]:
 def conclude(
     chosen: Sequence[Study],
     tables: Mapping[str, pd.DataFrame],
+    made: Mapping[str, _published.Made],
     /,
     *,
-    preset: str,
     alpha: float = ALPHA,
 ) -> list[Result]:
     """From tables to verdicts, all predictions corrected together.
@@ -208,7 +204,7 @@ def conclude(
     Args:
       chosen: the studies.
       tables: by name of the study its own rows; those of the studies that one uses among them.
-      preset: the budget's name.
+      made: by name of the study how its table came to be.
       alpha: the probability of any wrong decision, at most.
 
     Returns:
@@ -245,7 +241,7 @@ def conclude(
     for study in chosen:
         own = [next(outcomes) for _ in study.predictions]
         names = [prediction.name for prediction in study.predictions]
-        word = verdict(names, own, depends=study.depends, budget=preset)
+        word = verdict(names, own, depends=study.depends, budget=made[study.name].preset)
         results.append(Result(study, data[study.name], own, word, *spent[study.name]))
     return results
 

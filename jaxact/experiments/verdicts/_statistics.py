@@ -124,10 +124,11 @@ def detectable(seeds: int, tests: int, /, *, alpha: float = ALPHA, power: float 
 
     Example:
       >>> round(detectable(12, 1), 2), round(detectable(12, 60), 2), detectable(8, 60)
-      (0.88, 0.99, nan)
+      (0.9, 0.99, nan)
     """
     level = alpha / tests / 2
-    needed = next((k for k in range(seeds + 1) if stats.binom.sf(k - 1, seeds, 0.5) <= level), None)
+    # Below the level: at exactly it the interval still holds the bound.
+    needed = next((k for k in range(seeds + 1) if stats.binom.sf(k - 1, seeds, 0.5) < level), None)
     if needed is None:
         return math.nan
     # P(Binomial(n, share) >= k) = power.

@@ -17,7 +17,7 @@ import pandas as pd
 
 from jaxact import analysis, spectral
 from jaxact.experiments.verdicts._cells import train_cells
-from jaxact.experiments.verdicts._effects import remaining
+from jaxact.experiments.verdicts._effects import by_seed, remaining
 from jaxact.experiments.verdicts._protocol import (
     Batch,
     Study,
@@ -51,24 +51,22 @@ def _measure(batch: Batch) -> list[pd.DataFrame]:
     return [pd.concat([trained[0], exact], ignore_index=True), *trained[1:]]
 
 
-def _halves(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The loss that even and odd seeds keep, at the full step size."""
+def _between_seeds(table: pd.DataFrame) -> np.ndarray:
+    """How much more loss even seeds keep than odd ones, at the full step size."""
     losses = remaining(table, rate=RATE).to_numpy()
-    return losses[::2], losses[1::2]
+    return losses[::2] - losses[1::2]
 
 
 @predicts("equal arms differ", bound=0.0, unit="share of the loss of a guess")
 def _equal(table: pd.DataFrame) -> np.ndarray:
     """The even seeds end at a higher loss than the odd ones."""
-    even, odd = _halves(table)
-    return even - odd
+    return _between_seeds(table)
 
 
 @predicts("equal arms differ by much", bound=0.3, unit="share of the loss of a guess")
 def _equal_by_much(table: pd.DataFrame) -> np.ndarray:
     """The even seeds end at a higher loss than the odd ones, by three tenths of a guess's."""
-    even, odd = _halves(table)
-    return even - odd
+    return _between_seeds(table)
 
 
 @predicts("a planted effect", bound=0.3, unit="share of the loss of a guess")
@@ -80,8 +78,7 @@ def _planted(table: pd.DataFrame) -> pd.Series:
 @predicts("a known rank", bound=0.15, side="below", unit="nats from theory")
 def _known_rank(table: pd.DataFrame) -> pd.Series:
     """The participation ratio of a product of Gaussian layers is within 15% of theory."""
-    rows = table[table.quantity == "product"].set_index("seed").sort_index()
-    return np.log(rows.value).abs()
+    return pd.Series(np.log(by_seed(table, "product"))).abs()
 
 
 STUDY = Study(

@@ -23,14 +23,17 @@ leaky slope removes them outright.
 """
 
 import math
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxact.experiments import _plots
 from jaxact.experiments.verdicts._cells import train_cells, trials
-from jaxact.experiments.verdicts._effects import TRAINED, mean_by_seed, over_chance, select
+from jaxact.experiments.verdicts._effects import (
+    largest_trained_rate,
+    mean_by_seed,
+    select,
+)
 from jaxact.experiments.verdicts._protocol import (
     Prediction,
     Study,
@@ -54,10 +57,7 @@ def _share(table: pd.DataFrame, activation: str, rate: float | str, step: str) -
 
 def _largest(table: pd.DataFrame, *activations: str) -> float:
     """The largest step size at which networks of all these activations train; NaN for none."""
-    rows = over_chance(select(table, "loss", step="last", activation=activations))
-    medians: Any = rows.groupby(["rate", "activation"]).value.median()
-    trained = (medians < TRAINED).groupby("rate").all()
-    return float(trained.index[trained].max()) if trained.any() else math.nan
+    return largest_trained_rate(table, each=("activation",), activation=activations)
 
 
 @predicts("units die", bound=0.05, unit="share of units", reason=TWENTIETH)

@@ -42,8 +42,8 @@ from jaxact.experiments.verdicts._effects import (
     TRAINED,
     best,
     by_seed,
+    largest_trained_rate,
     mean_by_seed,
-    over_chance,
     remaining,
     select,
 )
@@ -166,17 +166,9 @@ def _effective_depth(table: pd.DataFrame) -> pd.Series:
     return _end(table, "effective_depth", "pre", "last")
 
 
-def _largest(table: pd.DataFrame) -> float:
-    """The largest step size at which deep post-norm networks train with warm-up; NaN for none."""
-    rows = select(table, "loss", wiring="post", depth="last", warmup="last", step="last")
-    medians: Any = over_chance(rows).groupby("rate").value.median()
-    trained = medians.index[medians < TRAINED]
-    return float(trained.max()) if len(trained) else math.nan
-
-
 def _gained(table: pd.DataFrame, word: str) -> pd.Series:
-    """What warm-up takes off the loss at that step size."""
-    rate = _largest(table)
+    """What warm-up takes off the loss, where it lets post-norm train at the largest step size."""
+    rate = largest_trained_rate(table, wiring="post", depth="last", warmup="last")
     if math.isnan(rate):
         return by_seed(table, "loss", wiring=word, depth="last", step="last") * math.nan
     without, warm = (
