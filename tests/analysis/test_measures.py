@@ -207,6 +207,16 @@ class TestPlainAndStreamed:
         np.testing.assert_allclose(found[1], (1 + moving.sum()) / 6, rtol=1e-4)
         assert moving[[1, 3]] == pytest.approx(1, abs=1e-4)
         assert np.isnan(found[2])
+        np.testing.assert_array_equal(analysis.unit_overlap(jnp.zeros((1, 4, 3))), 1)
+
+    @pytest.mark.parametrize("size", [4, 7, 8])
+    def test_spectral_decay(self, size):
+        s = np.exp(-np.arange(size, dtype=np.float32))[::-1] * 3
+        decay, none = analysis.MEASURES["spectral_decay"].function, jnp.zeros(())
+        quarter = {4: 0, 7: 1, 8: 1}[size]
+        for values, log in ((s, False), (np.log(s), True)):
+            np.testing.assert_allclose(decay(jnp.asarray(values), log, none), quarter, atol=1e-6)
+        assert np.isnan(decay(jnp.zeros(size), False, none))
 
     @pytest.mark.parametrize("form", ["root", "scatter"])
     def test_mean_shift(self, view, form):

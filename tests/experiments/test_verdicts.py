@@ -25,6 +25,7 @@ from jaxact.experiments import _networks as networks
 from jaxact.experiments._grid import groups
 from jaxact.experiments.verdicts import Budget, Prediction, Study, Verdicts
 from jaxact.experiments.verdicts import _page as pages
+from jaxact.experiments.verdicts import _published as published
 from jaxact.experiments.verdicts import _statistics as statistics
 from jaxact.experiments.verdicts.studies import _flips, _gelu, _identities, _product_rate
 
@@ -146,6 +147,13 @@ class TestDecisions:
         k = np.arange(seeds + 1)
         found = stats.binom.pmf(k, seeds, share)[(p <= level) & (k > seeds / 2)].sum()
         assert found == pytest.approx(0.9)
+
+    @pytest.mark.parametrize(("alpha", "found"), [(0.124, False), (0.125, False), (0.126, True)])
+    def test_detectable_is_what_is_decided(self, alpha, found):
+        # Four of four on one side: p is 1/8.
+        (outcome,) = verdicts.decide([_test([1.0, 2.0, 3.0, 4.0])], alpha=alpha)
+        assert outcome.decision == ("confirmed" if found else "undecided")
+        assert math.isfinite(statistics.detectable(4, 1, alpha=alpha)) == found
 
     def test_gates_compare_medians(self):
         table = TestEffects.TABLE
@@ -301,6 +309,89 @@ class TestEffects:
             verdicts.select(self.TABLE, "loss", rate=7.0)
 
 
+def _rows(quantity, values, **labels):
+    """A value for each seed, as a study's table has it."""
+    values = np.broadcast_to(values, 16)
+    seeds = dict(seed=range(16), value=values, chance=1.0)
+    return pd.DataFrame({"quantity": quantity, "step": 9, "layer": 0, **seeds, **labels})
+
+
+def _study(name):
+    return next(study for study in verdicts.STUDIES if study.name == name)
+
+
+def _effect(study, name, table):
+    (prediction,) = (p for p in _study(study).predictions if p.name == name)
+    return prediction.effect(table)
+
+
+LEFT = {
+    # wiring, step size, warm-up: loss left
+    ("post", 0.001, 0): 0.9,
+    ("post", 0.001, 40): 0.2,
+    ("post", 0.01, 0): 0.95,
+    ("post", 0.01, 40): 0.8,
+    ("pre", 0.001, 0): 0.3,
+    ("pre", 0.001, 40): 0.1,
+    ("pre", 0.01, 0): 0.5,
+    ("pre", 0.01, 40): 0.5,
+}
+
+
+class TestClaims:
+    def test_warm_up_is_judged_where_it_lets_networks_train(self):
+        frames = [
+            _rows("loss", left, wiring=word, rate=rate, warmup=warmup, depth=24)
+            for (word, rate, warmup), left in LEFT.items()
+        ]
+        gained = _effect("placement", "deep: post-norm needs warm-up more", pd.concat(frames))
+        np.testing.assert_allclose(gained, (0.9 - 0.2) - (0.3 - 0.1))
+        lost = [frame.assign(value=0.9) for frame in frames]
+        assert np.isnan(
+            _effect("placement", "deep: post-norm needs warm-up more", pd.concat(lost))
+        ).all()
+
+    def test_units_are_judged_where_all_networks_train(self):
+        frames = [
+            _rows(quantity, value, activation=name, rate=rate)
+            for name, rate, loss, constant in (
+                ("relu", 0.01, 0.1, 0.2),
+                ("relu", 0.1, 0.2, 0.4),
+                ("elu", 0.01, 0.1, 0.03),
+                ("elu", 0.1, 0.7, 0.9),
+            )
+            for quantity, value in (("loss", loss), ("constant_units", constant))
+        ]
+        table = pd.concat(frames)
+        np.testing.assert_allclose(_effect("dead", "ELU prevents it", table), 0.03)
+        np.testing.assert_allclose(_effect("dead", "step size", table), 0.4 - 0.2)
+
+    def test_what_chance_has_no_part_in_is_decided_exactly(self):
+        flat = {"relu": 0.5, "silu": 0.02, "mish": 0.02, "gelu": 0.02, "su": 0.3}
+        table = pd.concat(
+            [
+                frame
+                for name, share in flat.items()
+                for frame in (
+                    _rows("flat", share, activation=name).head(1),
+                    _rows("flat_share", share, activation=name),
+                    _rows("loss", 0.1, activation=name),
+                )
+            ]
+        )
+        study = _study("ranges")
+        tests = [
+            verdicts.Test(p.effect(table), p.bound, p.side, p.exact) for p in study.predictions
+        ]
+        decided = {
+            p.name: outcome.decision
+            for p, outcome in zip(study.predictions, verdicts.decide(tests), strict=True)
+        }
+        assert decided.pop("Su's function (normal inputs)") == "refuted"
+        assert decided.pop("Su's function (in a network)") == "refuted"
+        assert set(decided.values()) == {"confirmed"}
+
+
 def _noise(batch):
     return [
         analysis.tidy(
@@ -388,6 +479,15 @@ class TestRun:
         rows = [line for line in page.splitlines() if line.startswith("| 100 ")]
         assert "first \\| by far" in rows[0]
         assert "**Verdict.** Confirmed." in page
+        assert "1.5 minutes of measuring (0.5 minutes of processor time)" in self.slower(page)
+
+    @staticmethod
+    def slower(page):
+        """The sentence on the budget, had a run that took no time taken 90 and 30 s."""
+        manifest = json.loads(re.search(r"```json\n(.*?)\n```", page, re.DOTALL)[1])
+        made = {"toy": published.Made("quick", TOY.protocol("quick"), manifest)}
+        result = verdicts.Result(TOY, pd.DataFrame(), [], None, 90.0, 30.0)
+        return pages._budget([result], made)
 
     def test_a_page_rests_on_its_tables(self, folder, tmp_path):
         docs = folder.parent / "docs"
@@ -473,7 +573,7 @@ class TestRun:
         )
         assert done.returncode == 2
         assert done.stderr.strip().count("\n") == 0
-        assert "claims: must be among 1, " in done.stderr
+        assert "claims: must be among 0, 1, 2, " in done.stderr
         assert not (tmp_path / "x").exists()
 
 
