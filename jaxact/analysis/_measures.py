@@ -227,10 +227,11 @@ def _frobenius_norm(s: Array, log: bool, tolerance: Array) -> Array:
 
 @measured("", "spectrum", unit="nats")
 def _spectral_decay(s: Array, log: bool, tolerance: Array) -> Array:
-    """ln(s_1 / s_k), k a quarter of the directions; NaN of a zero matrix."""
-    largest_first = -jnp.sort(-s, axis=-1)
-    logs = largest_first if log else jnp.log(largest_first)
-    return logs[..., 0] - logs[..., math.ceil(s.shape[-1] / 4) - 1]
+    """ln(s_1 / s_k), k a quarter of the directions; infinite where s_k is 0."""
+    smallest_first = jnp.sort(s, axis=-1)  # which puts NaN last
+    logs = smallest_first if log else jnp.log(smallest_first)
+    first, kth = logs[..., -1], logs[..., -math.ceil(s.shape[-1] / 4)]
+    return jnp.where(jnp.isneginf(first), jnp.inf, first - kth)
 
 
 RANKS = ("stable_rank", "effective_rank", "numerical_rank", "participation_ratio")
@@ -297,8 +298,8 @@ def spectrum_measures(
       log: whether ``s`` holds logarithms (-inf for an exact zero).
 
     Returns:
-      By name an array of shape ``batch``; all zero for a zero matrix, NaN (a count: -1) where a
-      value is NaN.
+      By name an array of shape ``batch``; of a zero matrix every rank and norm is 0; NaN (a
+      count: -1) where a value is NaN.
 
     Raises:
       ValueError: if a name is not that of such a measure.

@@ -108,6 +108,7 @@ class TestMeasurements:
             "effective_rank_squared": np.exp(-(q * np.log(q)).sum()),
             "participation_ratio": (s**2).sum() ** 2 / (s**4).sum(),
             "numerical_rank": 5,
+            "spectral_decay": np.log(s[0] / s[1]),
             "spectral_norm": s[0],
             "frobenius_norm": np.linalg.norm(s),
             "eliminated_outputs": 0,
@@ -150,7 +151,7 @@ class TestMeasurements:
         assert not frame.value.isna().any()
         broken = frame[frame.name == "fc2.weight"]
         assert broken[["quantity", "value"]].to_numpy().tolist() == [["non_finite", 3.0]]
-        assert len(frame[frame.name == "fc.weight"]) == 9 + 33
+        assert len(frame[frame.name == "fc.weight"]) == 10 + 33
 
     def test_zero_matrix(self):
         frame = analysis.table(analysis.measure_matrices([np.zeros((3, 4))]))
@@ -158,7 +159,8 @@ class TestMeasurements:
         assert (logs.value == -np.inf).all()
         values = frame.drop(logs.index).set_index("quantity").value
         assert values["eliminated_outputs"] == 3
-        assert (values.drop("eliminated_outputs") == 0).all()
+        assert values["spectral_decay"] == np.inf
+        assert (values.drop(["eliminated_outputs", "spectral_decay"]) == 0).all()
 
     def test_is_a_pytree_under_jit(self):
         stack = jax.random.normal(jax.random.key(0), (3, 4, 4))

@@ -216,7 +216,9 @@ class TestPlainAndStreamed:
         quarter = {4: 0, 7: 1, 8: 1}[size]
         for values, log in ((s, False), (np.log(s), True)):
             np.testing.assert_allclose(decay(jnp.asarray(values), log, none), quarter, atol=1e-6)
-        assert np.isnan(decay(jnp.zeros(size), False, none))
+            assert np.isnan(decay(jnp.asarray(values).at[0].set(jnp.nan), log, none))
+        assert decay(jnp.zeros(size), False, none) == np.inf
+        assert decay(jnp.zeros(size).at[0].set(1), False, none) == (0 if quarter == 0 else np.inf)
 
     @pytest.mark.parametrize("form", ["root", "scatter"])
     def test_mean_shift(self, view, form):
