@@ -89,7 +89,8 @@ def test_a_lost_direction_does_not_order_the_rows():
     truth, logs, error = measured()["sparse"]
     np.testing.assert_array_equal(truth[2:], -np.inf)
     np.testing.assert_array_equal(logs[2:], -np.inf)
-    np.testing.assert_array_equal(error[2:], 0)
+    # LAPACK's kernels, chosen by the processor, decide whether it is known to be exact.
+    assert set(error[2:]) <= {0, np.inf}
 
 
 @pytest.mark.parametrize("name", ["Gaussian", "upper", "companion", "nearly singular"])
