@@ -17,6 +17,7 @@ release = version = jaxact.__version__
 extensions = [
     "mathml",
     "myst_nb",
+    "names",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
@@ -25,6 +26,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "jaxact"
 html_math_renderer = "mathml"
+default_role = "py:obj"  # in docstrings `name` is a link
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -50,9 +52,10 @@ def bring_notebooks(app, config):
         shutil.copy(notebook, target)
 
 
-def skip_fields(app, what, name, obj, skip, options):
-    """The fields of a named tuple stand in its docstring, with more to say than their number."""
-    return True if type(obj).__name__ == "_tuplegetter" else None
+def skip_members(app, what, name, obj, skip, options):
+    """Fields of named tuples stand in their docstrings; what others wrote stands in their pages."""
+    foreign = what == "module" and getattr(obj, "__module__", "jaxact").split(".")[0] == "typing"
+    return True if foreign or type(obj).__name__ == "_tuplegetter" else None
 
 
 def bars(app, what, name, obj, options, lines):
@@ -74,5 +77,5 @@ def bars(app, what, name, obj, options, lines):
 def setup(app):
     """Registers the handlers."""
     app.connect("autodoc-process-docstring", bars)
-    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("autodoc-skip-member", skip_members)
     app.connect("config-inited", bring_notebooks)
