@@ -111,26 +111,32 @@ def draw(placement: Placement) -> plt.Figure:
 
 def latex(equation: str) -> str:
     """An equation of `jaxact.wiring` as LaTeX."""
-    signs = {"α": r"\alpha", "β": r"\beta", "√L": r"\sqrt{L}", "diag": r"\mathrm{diag}"}
+    signs = {
+        "α": r"\alpha",
+        "β": r"\beta",
+        "√L": r"\sqrt{L}",
+        "√ℓ": r"\sqrt{\ell}",
+        "diag": r"\mathrm{diag}",
+    }
     for sign, command in signs.items():
         equation = equation.replace(sign, command)
     return f"${equation}$"
 
 
 def placements() -> str:
-    """The table of placements, for blocks of two layers and for a sublayer F."""
+    """The table of placements, for blocks of two layers and a sublayer F, and their pictures."""
     rows = [
-        "| `norm_placement` | a block of two layers | a sublayer F | block | label and source |",
-        "| --- | --- | --- | --- | --- |",
+        "| `norm_placement` | a block of two layers; a sublayer F | label and source |",
+        "| --- | --- | --- |",
     ]
     for name, placement in PLACEMENTS.items():
         found = wiring.get(name)
         whole = found.equation(layers=2)
-        sublayer = latex(found.equation(sublayer=True)) if placement.sublayers else ""
-        picture = f"![{name}](images/blocks/{name}.svg)"
+        sublayer = f"<br>{latex(found.equation(sublayer=True))}" if placement.sublayers else ""
         source = f"{placement.label}: {placement.source}"
-        rows.append(f"| `{name}` | {latex(whole)} | {sublayer} | {picture} | {source} |")
-    return "\n".join(rows) + "\n"
+        rows.append(f"| `{name}` | {latex(whole)}{sublayer} | {source} |")
+    pictures = "\n".join(f"![{name}](images/blocks/{name}.svg)" for name in PLACEMENTS)
+    return "\n".join(rows) + f"\n\n{pictures}\n"
 
 
 def skips() -> str:
