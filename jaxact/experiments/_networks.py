@@ -21,6 +21,7 @@ from jaxtyping import Array, Int
 
 from jaxact import activations, analysis, models, theory, training, wiring
 from jaxact.experiments._cli import Must
+from jaxact.experiments._starts import start
 from jaxact.experiments._store import StudyError
 
 DataSet = Annotated[str, Must("", lambda name: True, training.DATASETS)]
@@ -129,6 +130,9 @@ class Spec(NamedTuple):
       steps: Adam steps.
       batch_size: examples a step.
       examples: training examples that are measured on.
+      starts: names of `jaxact.experiments._starts.start`; networks start as they are made if none.
+      spread: what multiplies, in what is minimized beside the loss, the mean over blocks of the
+        logarithm of the participation ratio of a batch's features.
     """
 
     wiring: str
@@ -141,6 +145,8 @@ class Spec(NamedTuple):
     steps: int = 0
     batch_size: int = 64
     examples: int = 256
+    starts: tuple[str, ...] = ()
+    spread: float = 0.0
 
 
 class Arm(NamedTuple):
@@ -150,11 +156,13 @@ class Arm(NamedTuple):
       rate: Adam's step size.
       warmup: steps over which it rises linearly.
       scale: what the gain of the blocks is multiplied by.
+      start: number of one of the spec's starts.
     """
 
     rate: float = 1e-3
     warmup: float = 0.0
     scale: float = 1.0
+    start: float = 0.0
 
 
 class Trial(NamedTuple):
@@ -221,16 +229,33 @@ class Trials:
         )
 
     def _one(
-        self, index: Int[Array, ""], seed: Array, rate: Array, warmup: Array, scale: Array
+        self,
+        index: Int[Array, ""],
+        seed: Array,
+        rate: Array,
+        warmup: Array,
+        scale: Array,
+        number: Array,
     ) -> Trial:
         key = jax.random.key(seed)
-        leaves, structure = jax.tree.flatten(self.network(index, key, scale))
+        network = self.network(index, key, scale)
+        if self.spec.starts:
+            x = jnp.asarray(self.x[: self.spec.examples])
+            number = number.astype(jnp.int32)
+            network = start(self.spec.starts, network, number, x, jax.random.fold_in(key, 3))
+        leaves, structure = jax.tree.flatten(network)
 
         def build(leaves: list[Array]) -> Any:
             return jax.tree.unflatten(structure, leaves)
 
         def loss(leaves, x, y):
-            return training.cross_entropy(build(leaves)(x), y)
+            network = build(leaves)
+            cost = training.cross_entropy(network(x), y)
+            if not self.spec.spread:
+                return cost
+            h = analysis.features(analysis.as_chain(network), x)["blocks"]
+            ranks = analysis.participation(analysis.feature_matrix(h, centred=True))
+            return cost - self.spec.spread * jnp.mean(jnp.log(ranks))
 
         def schedule(step):
             done = (step + 1).astype(jnp.float32)
@@ -254,8 +279,11 @@ class Trials:
         return Trial(fit.measured, fit.losses)
 
     def _observe(self, index: Int[Array, ""], network: Any) -> dict[str, Any]:
-        """What is looked at of a network."""
+        """What is looked at of a network; batch norms have the statistics of what it is shown."""
         slope = jax.grad(self._activation(index))
+        network.set_attributes(momentum=0.0, raise_if_not_found=False)
+        network(jnp.asarray(self.x[: self.spec.examples]))
+        network.eval()
         view = analysis.view(
             analysis.as_chain(network),
             jnp.asarray(self.x[: self.spec.examples]),

@@ -276,6 +276,7 @@ def scatter(
     xlabel: str,
     ylabel: str,
     called: Callable[[Any], str],
+    logy: bool = False,
 ) -> Figure:
     """The column ``value`` against another, logarithmic one, a colour for each value of ``by``.
 
@@ -287,6 +288,7 @@ def scatter(
       xlabel: of the abscissa.
       ylabel: of the ordinate.
       called: what the values of ``by`` are called.
+      logy: whether the ordinate is logarithmic.
 
     Returns:
       The figure.
@@ -302,6 +304,8 @@ def scatter(
             axes.set_xscale("log")
             plain_log(axes.xaxis)
             axes.set_title(value)
+            if logy:
+                axes.set_yscale("log")
         figure.supxlabel(xlabel, fontsize=8)
         grid[0, 0].set_ylabel(ylabel)
         legend(figure, list(grid[0]))

@@ -26,6 +26,7 @@ from jaxact.experiments._grid import groups
 from jaxact.experiments.verdicts import Budget, Prediction, Study, Verdicts
 from jaxact.experiments.verdicts import _page as pages
 from jaxact.experiments.verdicts import _published as published
+from jaxact.experiments.verdicts import _run as runs
 from jaxact.experiments.verdicts import _statistics as statistics
 from jaxact.experiments.verdicts.studies import _flips, _gelu, _identities, _product_rate
 
@@ -586,7 +587,8 @@ class TestStudies:
     def test_a_protocol_is_whole(self, study):
         names = [prediction.name for prediction in study.predictions]
         assert len(set(names)) == len(names)
-        for preset in ("quick", "default", "paper"):
+        assert study.budgets.keys() >= {"default", "paper"}
+        for preset in study.budgets:
             cells = study.cells(preset)
             assert cells
             files = {study.cell_name(cell) for cell in cells}
@@ -604,10 +606,18 @@ class TestStudies:
         for prediction in study.predictions:
             assert prediction.reason, prediction.name
 
+    def test_claims_without_a_budget_run_where_they_are_named(self):
+        numbers = {study.number for study in verdicts.STUDIES if "quick" in study.budgets}
+        assert {study.number for study in runs.choose(Verdicts(preset="quick"))} == numbers
+        (costly, *_) = {study.number for study in verdicts.STUDIES} - numbers
+        with pytest.raises(StudyError, match=r"preset: study \w+ has budgets for default, paper"):
+            runs.choose(Verdicts(preset="quick", claims=(costly,)))
+
     def test_quick_has_seeds_enough_to_decide(self):
         tests = sum(not p.exact for study in verdicts.STUDIES for p in study.predictions)
         for study in verdicts.STUDIES:
-            if not all(prediction.exact for prediction in study.predictions):
+            exact = all(prediction.exact for prediction in study.predictions)
+            if "quick" in study.budgets and not exact:
                 n = study.budget("quick").seeds
                 assert 2 * 0.5**n <= statistics.ALPHA / tests
 

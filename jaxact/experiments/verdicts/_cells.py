@@ -16,9 +16,9 @@ def trials(batch: Batch) -> Trials:
     """The compiled program that serves a batch of cells.
 
     Factors of a cell, or settings of the budget, are the fields of `Spec` (``activation`` for one
-    of its activations), ``rate`` and ``warmup``, and ``exponent``: the initial branch is multiplied
-    by depth ** -exponent. The cells agree in all but the activation and these three. What is
-    measured are the settings' ``measures``, names of `jaxact.analysis.MEASURES`.
+    of its activations, ``start`` for one of its starts), ``rate`` and ``warmup``, and ``exponent``:
+    the initial branch is multiplied by depth ** -exponent. The cells agree in all but these five.
+    What is measured are the settings' ``measures``, names of `jaxact.analysis.MEASURES`.
 
     Args:
       batch: the cells.
@@ -32,7 +32,8 @@ def trials(batch: Batch) -> Trials:
     observe = functools.partial(
         lambda names, view: analysis.measure_view(view, names), tuple(first["measures"])
     )
-    made = Trials(Spec(**fields, activations=names), batch.data, observe)
+    spec = Spec(**fields, activations=names, starts=_starts(batch))
+    made = Trials(spec, batch.data, observe)
     return made.compile(batch.seeds, list(_arms(batch, names[0]).values()))
 
 
@@ -55,6 +56,10 @@ def train_cells(batch: Batch) -> list[pd.DataFrame]:
     return [frames[i] for i in range(len(batch.cells))]
 
 
+def _starts(batch: Batch) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(cell["start"] for cell in batch.cells if "start" in cell))
+
+
 def _fields(batch: Batch, cell: Mapping[str, Any]) -> dict[str, Any]:
     return {**batch.settings, **cell}
 
@@ -66,6 +71,7 @@ def _arms(batch: Batch, activation: str) -> dict[int, Arm]:
             fields.get("rate", 1e-3),
             fields.get("warmup", 0.0),
             fields["depth"] ** -fields.get("exponent", 0.0),
+            _starts(batch).index(cell["start"]) if "start" in cell else 0,
         )
         for i, cell in enumerate(batch.cells)
         if (fields := _fields(batch, cell))["activation"] == activation

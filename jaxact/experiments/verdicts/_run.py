@@ -36,8 +36,8 @@ class Verdicts:
     """Budget: quick (2 cores, minutes), default (2 cores, about an hour), paper (an
     accelerator)."""
     claims: Annotated[tuple[int, ...], CLAIMS] = ()
-    """Numbers of the claims to study; all by default. The correction for several tests is over
-    those that are run."""
+    """Numbers of the claims to study; all that the preset has a budget for by default. The
+    correction for several tests is over those that are run."""
     alpha: Annotated[float, INSIDE] = ALPHA
     """Probability of any wrong decision in the run, at most."""
     dataset: DataSet = "digits"
@@ -168,11 +168,14 @@ def _rebuild(config: Verdicts, known: Sequence[Study]) -> list[Result]:
 def choose(config: Verdicts, extra: Sequence[Study] = ()) -> list[Study]:
     """The studies that a config names, each after those that it uses.
 
+    If it names none, they are all for which its preset has a budget.
+
     Raises:
       StudyError: if a claim is unknown.
     """
     known = {study.number: study for study in (*studies.STUDIES, *extra)}
-    numbers = config.claims or tuple(known)
+    affordable = tuple(number for number, study in known.items() if config.preset in study.budgets)
+    numbers = config.claims or affordable
     for number in numbers:
         if number not in known:
             raise StudyError(
