@@ -260,7 +260,7 @@ STUDY = Study(
                     *("exponential 1.3", STEEP, "spike 8", "spike 2", "spike 1.3", FLAT),
                 ),
             ),
-            rate=by_preset((3e-4,), (3e-5, 1e-4, 3e-4), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)),
+            rate=by_preset((3e-4,), (1e-4, 3e-4, 1e-3), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)),
         ),
         dict(
             wiring="plain",
