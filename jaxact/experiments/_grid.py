@@ -6,7 +6,7 @@ import itertools
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,12 +95,17 @@ def shares(share: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def open_run(
-    out: Any, config: Mapping[str, Any], *, resume: bool, share: tuple[int, int] | None
+    out: Any,
+    config: Mapping[str, Any],
+    *,
+    resume: bool,
+    share: tuple[int, int] | None,
+    changes: Collection[str] = (),
 ) -> Run:
     """The study's folder, opened by the first process and joined by the others."""
     if shares(share)[0] == 0:
-        return Run.open(out, config, resume=resume)
-    return Run.join(out, config)
+        return Run.open(out, config, resume=resume, changes=changes)
+    return Run.join(out, config, changes=changes)
 
 
 def run_grid(grid: Grid, run: Run, bar: Progress, *, share: tuple[int, int] | None = None) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -66,11 +67,12 @@ def run(
     network = training.functional(_network.build(config, data.shape, data.classes))
     recipe = make_recipe(config, network, data)
     fields = _cli.outcome_fields(config, *_config.NOT_OUTCOME)
-    folder = open_run(config.out, fields, resume=config.resume, share=None)
+    changes = ("steps",) if _prolongs(config) else ()
+    folder = open_run(config.out, fields, resume=config.resume, share=None, changes=changes)
     grid = Grid(
         [{"model": config.model}],
         ["model"],
-        name=lambda cell: "training",
+        name=lambda cell: _cell(config.steps),
         measure=lambda cells, _: [_trained(config, network, recipe, data, sinks)],
     )
     with _cli.Progress(1, unit="network", shown=False) as bar:
@@ -80,6 +82,28 @@ def run(
         write_table(config.out / "table.parquet", folder.table(grid.names))
     _together("written")
     return json.loads((config.out / "summary.json").read_text())
+
+
+def _cell(steps: int) -> str:
+    """The name of the one cell: a run of more steps is another one."""
+    return f"training-{steps}"
+
+
+def _prolongs(config: TrainResNet) -> bool:
+    """Whether the folder holds a finished run of fewer steps; says so."""
+    try:
+        steps = json.loads((config.out / "config.json").read_text())["steps"]
+        finished = (config.out / "cells" / f"{_cell(steps)}.parquet").exists()
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    if not (config.resume and finished and config.steps > steps):
+        return False
+    print(
+        f"{config.out} holds a finished run of {steps} steps: it is prolonged to {config.steps}, "
+        f"by the step sizes of a run of {config.steps} steps",
+        file=sys.stderr,
+    )
+    return True
 
 
 def _trained(
