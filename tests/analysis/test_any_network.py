@@ -4,7 +4,9 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
+import chex
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
@@ -553,6 +555,52 @@ class TestNetworkStaysAsItIs:
         analysis.measure(network, INPUTS)
         assert type(network.head) is eqx.nn.Linear
         assert "jaxact" not in str(jax.make_jaxpr(jax.vmap(network))(INPUTS))
+
+
+class Transformed(EquinoxNet):
+    """Its blocks are called by a transformation, which makes copies of them."""
+
+    call: Callable = eqx.field(static=True)
+
+    @eqx.filter_jit
+    def __call__(self, x):
+        for block in self.blocks:
+            x = self.call(block, x)
+        return self.head(x)
+
+
+class Stacking(EquinoxNet):
+    """It stacks its blocks, to scan over them."""
+
+    def __call__(self, x):
+        weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.blocks)
+        return self.head(jax.lax.scan(lambda h, block: (block(h), None), x, weights)[0])
+
+
+class TestEquinoxCopies:
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda block, x: eqx.filter_jit(block)(x),
+            lambda block, x: eqx.filter_checkpoint(block)(x),
+            lambda block, x: eqx.filter_vmap(block)(x[None])[0],
+        ],
+    )
+    def test_modules_keep_their_paths(self, call):
+        plain = equinox()
+        network = Transformed(plain.blocks, plain.head, call)
+        (found,) = analysis.measure(network, INPUTS, measures=["features/participation_ratio"])
+        (expected,) = analysis.measure(plain, INPUTS, measures=["features/participation_ratio"])
+        blocks = [f"blocks.{i}{end}" for i in range(DEPTH) for end in (".linear", "")]
+        assert found.layers == expected.layers == (*blocks, "head")
+        chex.assert_trees_all_close(found.value, expected.value, rtol=1e-5)
+
+    def test_stacked_inside(self):
+        network = Stacking(equinox().blocks, equinox().head)
+        (found,) = analysis.measure(network, INPUTS, measures=["features/participation_ratio"])
+        assert [name for name in found.layers if "linear." not in name][:-1] == [
+            f"equinoxblock.{i + 1}" for i in range(DEPTH)
+        ]
 
 
 class TestErrors:
