@@ -402,6 +402,15 @@ class TestWeights:
 
 
 class TestData:
+    @pytest.mark.parametrize(
+        ("measures", "drawn"), [("weight", 1), ("jacobian/stable_rank", 1), ("tokens", 3)]
+    )
+    def test_batches_are_drawn_where_they_are_needed(self, measures, drawn):
+        batches = iter([jnp.ones((2, 3, 4))] * 3)
+        network = (lambda w, x: analysis.tag(jnp.tanh(x @ w), "layer"), jnp.eye(4))
+        analysis.measure(network, batches, measures=[measures])
+        assert len(list(batches)) == 3 - drawn
+
     def test_batches_are_as_one(self):
         pieces = [INPUTS[:7], INPUTS[7:30], INPUTS[30:]]
         targets = [jnp.asarray(y) for y in (Y[:7], Y[7:30], Y[30:])]
