@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import tyro
 from tqdm import tqdm
 
-from jaxact.experiments._store import StudyError
+from jaxact.experiments._store import FULL, StudyError
 
 C = TypeVar("C")
 
@@ -174,14 +174,19 @@ def command_line(run: Callable[[], int | None]) -> int:
       run: the study; it may return an exit code.
 
     Returns:
-      The process's exit code: 0 or the study's own, 2 for a `StudyError`, 1 for a loss that is not
-      finite, or 130 when interrupted.
+      The process's exit code: 0 or the study's own, 2 for a `StudyError` and a full disk, 1 for a
+      loss that is not finite, or 130 when interrupted.
     """
     try:
         return run() or 0
     except (StudyError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, StudyError) else 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: out: cannot write {error.filename} ({error.strerror})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; --resume goes on from what is finished", file=sys.stderr)
         return 130

@@ -13,7 +13,7 @@ import jax
 import pandas as pd
 
 from jaxact.experiments._cli import Progress
-from jaxact.experiments._store import Run, StudyError
+from jaxact.experiments._store import FULL, Run, StudyError
 
 Cell = Mapping[str, Any]
 """One point of a study's grid: a value for each factor."""
@@ -125,7 +125,7 @@ def run_grid(grid: Grid, run: Run, bar: Progress, *, share: tuple[int, int] | No
 
     Raises:
       FailedCellsError: at the end, if cells could not be measured; all others are stored.
-      StudyError, FloatingPointError: of a cell, at once.
+      StudyError, FloatingPointError: of a cell, at once; so is OSError where the disk is full.
     """
     index, count = shares(share)
     own = [cell for group in groups(grid.cells, grid.together)[index::count] for cell in group]
@@ -183,6 +183,8 @@ def _measured(
         except (StudyError, FloatingPointError):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             # Before the first rows it is the group that fails, afterwards one cell of it.
             bad = group[min(done, len(group) - 1) :][: 1 if begun else None]
             yield from ((cell, error) for cell in bad)

@@ -1,5 +1,6 @@
 """A study's folder: its config, its finished cells, and files that are whole or absent."""
 
+import errno
 import importlib.metadata
 import json
 import pathlib
@@ -19,6 +20,10 @@ from jaxact.io import write_whole
 
 class StudyError(ValueError):
     """A config or a folder with which a study cannot run; the message is one sentence."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says where no file can be written any more."""
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -190,7 +195,7 @@ class Run:
             self.cells.mkdir(exist_ok=True)
             write_table(self.cells / f"{cell}.parquet", rows)
         except OSError as error:
-            raise StudyError(f"out: cannot write cell {cell} ({error.strerror})") from error
+            raise StudyError(f"out: cannot write {error.filename} ({error.strerror})") from error
 
     def set_aside_damaged(self, cells: Sequence[str]) -> list[str]:
         """Renames the files of stored cells that cannot be read, so that they are not finished.

@@ -5,5 +5,6 @@ from jaxact.io._read import outputs_first as outputs_first
 from jaxact.io._read import read_arrays as read_arrays
 from jaxact.io._safetensors import read_metadata as read_metadata
 from jaxact.io._safetensors import write_safetensors as write_safetensors
+from jaxact.io._write import of_file as of_file
 from jaxact.io._write import replacing as replacing
 from jaxact.io._write import write_whole as write_whole

@@ -1,6 +1,7 @@
 """A study's folder: files whole or absent, nothing overwritten, nothing finished redone."""
 
 import dataclasses
+import errno
 import importlib.metadata
 import json
 import os
@@ -110,11 +111,29 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     run = Run.open(tmp_path, CONFIG, resume=False)
 
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("jaxact.experiments._store.write_table", full)
-    with pytest.raises(StudyError, match=r"cannot write cell one \(No space left on device\)"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StudyError, match=r"cannot write .*/cells/one.parquet \(No space left on"):
         run.store("one", rows(1.0))
+    assert not any(run.cells.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_ends_a_command_in_one_sentence(code, capsys):
+    def full():
+        raise OSError(code, "No room", "/run/figures/ranks.png")
+
+    assert _cli.command_line(full) == 2
+    assert capsys.readouterr().err == "error: out: cannot write /run/figures/ranks.png (No room)\n"
+
+
+def test_other_trouble_of_the_system_is_not_taken_for_a_full_disk():
+    def refused():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+    with pytest.raises(ConnectionRefusedError):
+        _cli.command_line(refused)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +236,14 @@ class TestGrid:
         ]
         assert self.run(self.grid(log), tmp_path)[0]
         assert log[-1][1] == (1, "tanh")
+
+    def test_a_full_disk_ends_it_at_once(self, tmp_path, capsys):
+        def measure(cells, prepared):
+            raise OSError(errno.ENOSPC, "No room", "log")
+
+        with pytest.raises(OSError, match="No room: 'log'"):
+            self.run(dataclasses.replace(self.grid([]), measure=measure), tmp_path)
+        assert "Traceback" not in capsys.readouterr().err
 
     def test_a_group_that_cannot_be_prepared_costs_no_other(self, tmp_path):
         def prepare(cells):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -289,6 +290,7 @@ def main() -> int:
     config = _cli.parse(TrainResNet, _config.PRESETS)
 
     def study() -> None:
+        absl.logging.set_verbosity(absl.logging.FATAL)  # orbax raises what it logs
         if config.distributed:
             jax.distributed.initialize()
         print(json.dumps(run(config), indent=2))
