@@ -1,6 +1,7 @@
 """Named arrays from and to files, and files that are whole or absent."""
 
 from jaxact.io._folder import read_config as read_config
+from jaxact.io._mapped import TooLargeError as TooLargeError
 from jaxact.io._read import outputs_first as outputs_first
 from jaxact.io._read import read_arrays as read_arrays
 from jaxact.io._safetensors import read_metadata as read_metadata

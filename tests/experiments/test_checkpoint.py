@@ -267,6 +267,15 @@ class TestStudy:
             checkpoint.run(config)
         assert not (tmp_path / "out").exists()
 
+    def test_an_archive_that_unpacks_to_more_than_the_limit_is_not_unpacked(self, tmp_path):
+        np.savez_compressed(tmp_path / "a.npz", w=np.zeros((1024, 256), np.float32))
+        config = checkpoint.Checkpoint((tmp_path / "a.npz",), out=tmp_path / "out", limit=2**-11)
+        with pytest.raises(
+            StudyError, match=r"limit: must be at least 0.0009\d+ GiB .*; got 0.000"
+        ):
+            checkpoint.run(config)
+        assert not (tmp_path / "out").exists()
+
     def test_command_line(self, monkeypatch, capsys, tmp_path):
         monkeypatch.setattr("sys.argv", ["analyze_checkpoint.py", str(tmp_path / "absent.onnx")])
         assert checkpoint.main() == 2

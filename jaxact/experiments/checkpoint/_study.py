@@ -160,6 +160,11 @@ def _read(config: Checkpoint, file: pathlib.Path) -> Weights:
     try:
         arrays = io.read_arrays(file, limit=math.ceil(config.limit * 2**30))
         about = io.read_config(file)
+    except io.TooLargeError as error:
+        raise StudyError(
+            f"limit: must be at least {error.size / 2**30:.4g} GiB to unpack {file} into memory; "
+            f"got {config.limit:g}"
+        ) from error
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise StudyError(f"files: {error}") from error
     try:
