@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from jaxact import io
-from jaxact.experiments import StudyError, checkpoint
+from jaxact.experiments import StudyError, _cli, checkpoint
 from jaxact.experiments.checkpoint import _figures, _study
 
 
@@ -131,6 +131,10 @@ class TestTransformer:
         assert "file" not in _study.brief(table)
         both = pd.concat([table, table.assign(file="other")])
         assert _study.brief(both).file.nunique() == 2
+        for frame in (table, both):
+            lines = _cli.as_text(_study.brief(frame), digits=4).splitlines()
+            assert max(map(len, lines)) <= 100
+            assert sum("mlp.up_proj" in line for line in lines) >= 2
 
     def test_report_and_definitions(self, of_transformer):
         page = (of_transformer[0] / "report.html").read_text()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxact.experiments import StudyError, rank_collapse
+from jaxact.experiments import StudyError, _cli, rank_collapse
 from jaxact.experiments.rank_collapse import RankCollapse
 
 TINY = RankCollapse(
@@ -183,9 +183,9 @@ class TestFindings:
         assert places == sorted(places)
 
     def test_a_terminal_has_room(self, study):
-        lines = rank_collapse.brief(study[1]).to_string(index=False, float_format="%.3g")
-        assert max(map(len, lines.splitlines())) <= 100
-        assert len(lines.splitlines()) == 13
+        lines = _cli.as_text(rank_collapse.brief(study[1]), digits=3).splitlines()
+        assert max(map(len, lines)) <= 100
+        assert len(lines) == 14
 
 
 class TestRefusals:

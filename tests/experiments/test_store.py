@@ -179,6 +179,27 @@ def test_progress_is_a_line_a_cell_where_there_is_no_terminal(capsys):
     assert capsys.readouterr().err == "pre-8 (2 of 3)\npre-64 (3 of 3)\n"
 
 
+def test_tables_and_paragraphs_fit_a_terminal():
+    names = [f"model.layers.{i}.self_attn.query_key_value_projection.kernel" for i in range(70)]
+    frame = pd.DataFrame({"file": "runs_of_a_long_name_epoch_0001", "name": names})
+    frame = frame.assign(effective_rank=1.23456, **{"jacobian, trained": float("nan")})
+    frame = frame.assign(**{f"a_measure_{i}": 12.5 for i in range(4)})
+    lines = _cli.as_text(frame, digits=3).splitlines()
+    assert len(lines) == 72
+    assert max(map(len, lines)) <= 100
+    assert "effective" in lines[0]
+    assert "rank" in lines[1]
+    assert "runs_of…name_epoch_0001" in lines[2]
+    assert "model…ion.kernel      1.23 " in lines[2]
+    assert " - " in lines[2]
+    short = frame[["name", "effective_rank"]]
+    assert names[3] in _cli.as_text(short, digits=3)
+    assert len(_cli.as_text(short, digits=3, rows=10).splitlines()) < 20
+    text = _cli.paragraph("word " * 80, indent="    ").splitlines()
+    assert max(map(len, text)) <= 100
+    assert [len(line) - len(line.lstrip()) for line in text[:2]] == [4, 6]
+
+
 class TestGrid:
     """The runner: groups, shares, and what is finished."""
 
