@@ -136,6 +136,10 @@ class TestTransformer:
             assert max(map(len, lines)) <= 100
             assert sum("mlp.up_proj" in line for line in lines) >= 2
 
+    def test_report_fits_its_window(self, of_transformer, beyond):
+        page = (of_transformer[0] / "report.html").read_text()
+        assert beyond(page) == {"1280": [], "390": []}
+
     def test_report_and_definitions(self, of_transformer):
         page = (of_transformer[0] / "report.html").read_text()
         places = [page.index(text) for text in (

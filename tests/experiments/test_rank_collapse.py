@@ -72,6 +72,10 @@ class TestOutcome:
         } <= figures
         assert json.loads((folder / "config.json").read_text())["depths"] == [3]
 
+    def test_report_fits_its_window(self, study, beyond):
+        page = (study[0] / "report.html").read_text()
+        assert beyond(page) == {"1280": [], "390": []}
+
     def test_report_needs_no_network(self, study):
         folder, _ = study
         page = (folder / "report.html").read_text()
