@@ -86,3 +86,21 @@ def test_hovering_a_curve_tells_its_name_and_value(picture, shown):
     text = shown(page.replace("</body>", hover % (x, y, *near)))
     told = re.findall(r"\[(nothing|plain[^\]]*)\]", text.rpartition("</script>")[2])
     assert told == ["plain (tanh): 0.0625 at 4", "plain (tanh): 0.0625 at 4", "nothing"]
+
+
+def test_figures_are_chosen_by_what_they_measure(picture, shown):
+    names = ("mlp_effective_rank", "mlp_loss", "conv_effective_rank")
+    pictures = [picture._replace(name=name) for name in names]
+    blocks = [_report.Heading(1, "Ranks"), pictures[0], _report.Contents(), *pictures[1:]]
+    choose = """
+      <script>addEventListener("load", () => {
+        const search = document.querySelector("input");
+        search.value = "Rank conv";
+        search.dispatchEvent(new Event("input"));
+        const seen = kind => [...document.querySelectorAll(kind)].filter(e => e.checkVisibility());
+        const told = [...seen("figure").map(e => e.id), ...seen("li").map(e => e.textContent)];
+        document.body.append(`[[${told.join()}]]`);
+      })</script></body>"""
+    text = shown(_report.html(blocks).replace("</body>", choose)).rpartition("</script>")[2]
+    found = "mlp_effective_rank,conv_effective_rank,conv effective rank"
+    assert f"[[{found}]]" in text
