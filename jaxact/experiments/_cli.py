@@ -184,13 +184,14 @@ def as_text(frame: pd.DataFrame, *, digits: int, rows: int | None = None) -> str
       The lines.
     """
     frame = frame.copy()
-    widths = {name: int(frame[name].astype(str).str.len().max()) for name in _texts(frame)}
+    widths = {name: max(map(len, map(str, frame[name])), default=0) for name in _texts(frame)}
 
     def text() -> str:
         heads = [str(name).rpartition(" " if " " in str(name) else "_") for name in frame]
         shown = frame.set_axis(pd.MultiIndex.from_tuples([(a, b) for a, _, b in heads]), axis=1)
-        options = dict(index=False, sparsify=False, na_rep="-", max_rows=rows)
-        return shown.to_string(float_format=f"%.{digits}g", **options)
+        return shown.to_string(
+            index=False, sparsify=False, na_rep="-", max_rows=rows, float_format=f"%.{digits}g"
+        )
 
     for name in sorted(widths, key=lambda name: -widths[name]):
         over = max(map(len, text().splitlines())) - WIDTH

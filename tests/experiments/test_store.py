@@ -192,6 +192,7 @@ def test_tables_and_paragraphs_fit_a_terminal():
     assert "runs_of…name_epoch_0001" in lines[2]
     assert "model…ion.kernel      1.23 " in lines[2]
     assert " - " in lines[2]
+    assert "Empty" in _cli.as_text(frame[:0], digits=3)
     short = frame[["name", "effective_rank"]]
     assert names[3] in _cli.as_text(short, digits=3)
     assert len(_cli.as_text(short, digits=3, rows=10).splitlines()) < 20

@@ -251,7 +251,11 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = summary(table)
     kept = ["file", "name", "rows", "columns", "numerical_rank", "stable_rank", "effective_rank"]
-    kept += ["effective_rank_share", OF_RANDOM, *(name for name in COUNTS if rows[name].any())]
+    kept += [
+        "effective_rank_share",
+        OF_RANDOM,
+        *(name for name in COUNTS if rows[name].fillna(0).to_numpy().any()),
+    ]
     rows = rows.filter(kept if rows.file.nunique() > 1 else kept[1:])
     short = {"effective_rank_share": "share", OF_RANDOM: "of_random"}
     return rows.rename(columns={**short, "eliminated_outputs": "dead"})
