@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxact.analysis._chain import Chain, scan_layers, split_arrays
-from jaxact.analysis._similarity import align, example_gram, hsic
+from jaxact.analysis._similarity import align, hsic, unit_gram
 
 
 def batch_hsic(chain: Chain, x: PyTree[Array], /) -> Float[Array, "layer layer"]:
@@ -21,13 +21,24 @@ def batch_hsic(chain: Chain, x: PyTree[Array], /) -> Float[Array, "layer layer"]
       (layers, layers), of all segments in their order. The memory is that of ``layers`` Gram
       matrices (n, n): no features are kept.
     """
+    return _of_size(*_unit_hsic(chain, x))
+
+
+def _unit_hsic(chain: Chain, x: PyTree[Array]) -> tuple[Array, Array]:
+    """`batch_hsic` of each layer's features over their largest size, and the layers' sizes."""
 
     def visit(layer, h, _):
         h = layer(h)
-        return h, example_gram(h)
+        return h, unit_gram(h)
 
-    grams = scan_layers(chain, visit, x)[1]
-    return hsic(jnp.concatenate([grams[segment.name] for segment in chain.segments]))
+    found = scan_layers(chain, visit, x)[1]
+    grams, sizes = zip(*(found[segment.name] for segment in chain.segments), strict=True)
+    return hsic(jnp.concatenate(grams)), jnp.concatenate(sizes)
+
+
+def _of_size(criterion: Array, size: Array) -> Array:
+    square = jnp.square(size)
+    return criterion * square[:, None] * square[None]
 
 
 def stream_cka(chain: Chain, batches: Iterable[PyTree[Array]], /) -> Float[Array, "layer layer"]:
@@ -42,7 +53,7 @@ def stream_cka(chain: Chain, batches: Iterable[PyTree[Array]], /) -> Float[Array
         examples.
 
     Returns:
-      (layers, layers), 1 on the diagonal, 0 for a layer that answers every input alike.
+      As `cka`; the scale of the features changes nothing.
 
     Raises:
       ValueError: if there is no batch, or one has fewer than four examples.
@@ -59,13 +70,15 @@ def stream_cka(chain: Chain, batches: Iterable[PyTree[Array]], /) -> Float[Array
       Nguyen, Raghu & Kornblith 2021, "Do wide and deep networks learn the same things?", eq. 3.
     """
     arrays, rebuild = split_arrays(chain)
-    step = jax.jit(lambda arrays, x: batch_hsic(rebuild(arrays), x))
-    total, count = None, 0
+    step = jax.jit(lambda arrays, x: _unit_hsic(rebuild(arrays), x))
+    total, first, count = None, None, 0
     for x in batches:
         size = jax.tree.leaves(x)[0].shape[0]
         if size < 4:
             raise ValueError(f"batches must each hold at least four examples; got {size}")
-        found = size * step(arrays, x)
+        found, largest = step(arrays, x)
+        first = largest if first is None else first
+        found = size * _of_size(found, largest / first)
         total, count = (found if total is None else total + found), count + size
     if total is None:
         raise ValueError("batches must hold at least one batch; got none")

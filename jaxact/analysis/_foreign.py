@@ -27,12 +27,15 @@ class Foreign(NamedTuple):
       apply: ``apply(arrays, x) -> outputs`` on a batch, with what every module puts out marked
         under the module's path, and the network's own output as ``output``.
       channels_first: whether features of four axes or more have the units as second one.
+      alike: as ``apply``, for networks that stack the trees of their modules, which for this must
+        be of one class; modules are then named by it.
     """
 
     names: tuple[str, ...]
     arrays: list[Array]
     apply: Callable[[list[Array], Any], Any]
     channels_first: bool = False
+    alike: Callable[[list[Array], Any], Any] | None = None
 
 
 def foreign(network: Any, /) -> Foreign:
@@ -124,15 +127,16 @@ def _of_chain(chain: Chain) -> Foreign:
 def _read(network: Any, call: Callable[[Any, Any], Any]) -> Foreign:
     paths, rebuild = _named(network)
 
-    def apply(arrays: list[Array], x: Any) -> Any:
+    def apply(by_path: bool, arrays: list[Array], x: Any) -> Any:
         fresh = rebuild(arrays)
-        _record(fresh)
+        _record(fresh, by_path)
         with _intercepted():
             return _mark(in_full_precision(call, fresh, x), "output")
 
-    return Foreign(
-        tuple(name for name, _ in paths), [jnp.asarray(array) for _, array in paths], apply
-    )
+    names = tuple(name for name, _ in paths)
+    arrays = [jnp.asarray(array) for _, array in paths]
+    by_path, alike = (functools.partial(apply, each) for each in (True, False))
+    return Foreign(names, arrays, by_path, alike=alike)
 
 
 def _unjitted(function: Any) -> Any:
@@ -183,21 +187,21 @@ def _mark(out: Any, name: str) -> Any:
     return jax.tree.unflatten(structure, leaves)
 
 
-PATH = "_jaxact_path"
 _inside: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("inside", default=())
 
 
-def _record(network: Any) -> None:
+def _record(network: Any, by_path: bool) -> None:
     """Gives every module of a fresh copy a class that marks what its calls put out.
 
     The copy is the measurement's own, so that nothing of the user's changes; and a class it must
-    be, since Python looks a call up there.
+    be, since Python looks a call up there. It holds the path too, since a module's copies, as
+    transformations make them, keep its class.
     """
     for path, module in _modules(network, "", set()):
         # One that cannot take another class shows what its own modules put out.
         with contextlib.suppress(TypeError, AttributeError):
-            object.__setattr__(module, PATH, path)
-            object.__setattr__(module, "__class__", _recording(type(module)))
+            kind = _recording(type(module), path if by_path else None)
+            object.__setattr__(module, "__class__", kind)
 
 
 def _modules(part: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
@@ -229,11 +233,10 @@ def is_module(part: Any) -> bool:
 
 
 @functools.cache
-def _recording(kind: type) -> type:
+def _recording(kind: type, path: str | None) -> type:
     def call(self: Any, *args: Any, **options: Any) -> Any:
         within = _inside.get()
-        # A copy made inside, as a scan over layers makes, has lost its path.
-        name = getattr(self, PATH, None) or ".".join((*within[-1:], kind.__name__.lower()))
+        name = path or ".".join((*within[-1:], kind.__name__.lower()))
         token = _inside.set((*within, name))
         try:
             return _mark(kind.__call__(self, *args, **options), name)

@@ -78,7 +78,13 @@ def look_inside(network: Foreign, x: PyTree[Array], /) -> Inside:
     Returns:
       What is inside.
     """
-    marks = _marks(network, x, 0)
+    try:
+        marks = _marks(network, x, 0)
+    except ValueError:
+        if network.alike is None:
+            raise
+        network = network._replace(apply=network.alike)
+        marks = _marks(network, x, 0)
     try:
         more = _marks(network, x, 1)
     except Exception:  # made for batches of one size: whatever the network raises then

@@ -84,8 +84,8 @@ def measure(
         * what `as_chain` takes, every network of `jaxact.models` among it; a function ``x -> y``.
 
       x: a batch, with the examples as first axis of every array, on one device or sharded; or
-        batches, an iterator, a loader or a list, of which weights and features see all, Jacobians
-        the first example.
+        batches, an iterator, a loader or a list, of which features, tokens and gradients see all,
+        and Jacobians the first example: weights and Jacobians alone draw one batch.
       measures: names ``"OBJECT"`` or ``"OBJECT/NAME"``, the objects being ``weight``,
         ``features``, ``jacobian`` (of a layer's output in the input, at the first example),
         ``output_jacobian`` (of the network's output in a layer's, there too), ``gradient`` (of the
@@ -376,6 +376,8 @@ class _Probe:
         wanted = sorted(self.wanted.get("tokens") or quantities("tokens"))
         sums = start_tokens(inside, wanted) if "tokens" in self.wanted else []
         gradient, seen = None, 0
+        if not self.wanted.keys() & {"features", "tokens", "gradient"}:
+            rest = iter(())
         for x, y in itertools.chain([first], rest):
             if "features" in self.wanted:
                 states = self.features(arrays, states, x)

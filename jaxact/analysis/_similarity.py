@@ -208,14 +208,18 @@ def cka(
       Kornblith et al. 2019, "Similarity of neural network representations revisited", eq. 3, with
       the unbiased estimator `hsic`.
     """
+    return align(hsic(jnp.stack([unit_gram(layer)[0] for layer in h])))
 
-    def unit(layer: Array) -> Array:
-        # Fourth powers of features are summed: of 1e10 they would overflow, of 1e-10 vanish.
-        centred = layer - jnp.mean(layer, axis=0, keepdims=True)
-        largest = jnp.max(jnp.abs(centred))
-        return centred / jnp.where(largest > 0, largest, 1)
 
-    return align(hsic(jnp.stack([example_gram(unit(layer)) for layer in h])))
+def unit_gram(h: Float[Array, "n ..."]) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
+    """`example_gram` of features over their largest size, and that size.
+
+    `hsic` sums fourth powers of features: of 1e10 they would overflow, of 1e-10 vanish.
+    """
+    centred = h - jnp.mean(h, axis=0, keepdims=True)
+    largest = jnp.max(jnp.abs(centred))
+    largest = jnp.where(largest == 0, 1, largest)
+    return example_gram(centred / largest), largest
 
 
 def align(criterion: Float[Array, "layer layer"], /) -> Float[Array, "layer layer"]:

@@ -214,11 +214,15 @@ def _share(part: Array, whole: Array) -> Array:
 
 def streamed_mean_shift(state: Moments, /) -> Float[Array, "*layer"]:
     """As `mean_shift`, from the moments of all samples seen; a leading layer axis is kept."""
-    square = jnp.sum(jnp.square(state.mean), axis=-1)
+    mean = state.mean
     if isinstance(state, Scatter):
         spread = jnp.trace(state.scatter, axis1=-2, axis2=-1)
-    else:
-        spread = jnp.sum(jnp.square(state.root), axis=(-2, -1))
+    else:  # squares neither overflow nor vanish
+        size = jnp.maximum(jnp.max(jnp.abs(mean), -1), jnp.max(jnp.abs(state.root), (-2, -1)))
+        size = jnp.where(size > 0, size, 1)
+        mean, root = mean / size[..., None], state.root / size[..., None, None]
+        spread = jnp.sum(jnp.square(root), axis=(-2, -1))
+    square = jnp.sum(jnp.square(mean), axis=-1)
     return _share(square, square + spread / jnp.where(state.count > 0, state.count, 1))
 
 

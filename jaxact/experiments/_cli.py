@@ -5,16 +5,21 @@ import dataclasses
 import inspect
 import math
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import pandas as pd
 import tyro
 from tqdm import tqdm
 
-from jaxact.experiments._store import StudyError
+from jaxact.experiments._store import FULL, StudyError
 
 C = TypeVar("C")
+
+WIDTH = 100
+"""Characters in a line for a terminal."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed as it stands, as types are
@@ -167,6 +172,49 @@ def parse(
     return tyro.cli(config, default=default, args=args, description=description(config))
 
 
+def as_text(frame: pd.DataFrame, *, digits: int, rows: int | None = None) -> str:
+    """A frame for a terminal, at most `WIDTH` wide, its headers in two lines.
+
+    Args:
+      frame: of numbers, and of text that is cut in the middle where the lines were too long.
+      digits: of numbers.
+      rows: that are shown at most; those in the middle are left out.
+
+    Returns:
+      The lines.
+    """
+    frame = frame.copy()
+    widths = {name: max(map(len, map(str, frame[name])), default=0) for name in _texts(frame)}
+
+    def text() -> str:
+        heads = [str(name).rpartition(" " if " " in str(name) else "_") for name in frame]
+        shown = frame.set_axis(pd.MultiIndex.from_tuples([(a, b) for a, _, b in heads]), axis=1)
+        return shown.to_string(
+            index=False, sparsify=False, na_rep="-", max_rows=rows, float_format=f"%.{digits}g"
+        )
+
+    for name in sorted(widths, key=lambda name: -widths[name]):
+        over = max(map(len, text().splitlines())) - WIDTH
+        if over > 0:
+            kept = max(widths[name] - over, 16)
+            frame[name] = [_cut(str(value), kept) for value in frame[name]]
+    return text()
+
+
+def _texts(frame: pd.DataFrame) -> list[Any]:
+    return [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
+
+
+def _cut(text: str, width: int) -> str:
+    head = (width - 1) // 3
+    return text if len(text) <= width else f"{text[:head]}…{text[head + 1 - width :]}"
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """Text in lines of at most `WIDTH`, those after the first further in."""
+    return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
+
+
 def command_line(run: Callable[[], int | None]) -> int:
     """Runs a study and turns what cannot run into a sentence and exit code 2.
 
@@ -174,14 +222,19 @@ def command_line(run: Callable[[], int | None]) -> int:
       run: the study; it may return an exit code.
 
     Returns:
-      The process's exit code: 0 or the study's own, 2 for a `StudyError`, 1 for a loss that is not
-      finite, or 130 when interrupted.
+      The process's exit code: 0 or the study's own, 2 for a `StudyError` and a full disk, 1 for a
+      loss that is not finite, or 130 when interrupted.
     """
     try:
         return run() or 0
     except (StudyError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, StudyError) else 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: out: cannot write {error.filename} ({error.strerror})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; --resume goes on from what is finished", file=sys.stderr)
         return 130

@@ -6,14 +6,14 @@ import itertools
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import pandas as pd
 
 from jaxact.experiments._cli import Progress
-from jaxact.experiments._store import Run, StudyError
+from jaxact.experiments._store import FULL, Run, StudyError
 
 Cell = Mapping[str, Any]
 """One point of a study's grid: a value for each factor."""
@@ -95,12 +95,17 @@ def shares(share: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def open_run(
-    out: Any, config: Mapping[str, Any], *, resume: bool, share: tuple[int, int] | None
+    out: Any,
+    config: Mapping[str, Any],
+    *,
+    resume: bool,
+    share: tuple[int, int] | None,
+    changes: Collection[str] = (),
 ) -> Run:
     """The study's folder, opened by the first process and joined by the others."""
     if shares(share)[0] == 0:
-        return Run.open(out, config, resume=resume)
-    return Run.join(out, config)
+        return Run.open(out, config, resume=resume, changes=changes)
+    return Run.join(out, config, changes=changes)
 
 
 def run_grid(grid: Grid, run: Run, bar: Progress, *, share: tuple[int, int] | None = None) -> bool:
@@ -120,7 +125,7 @@ def run_grid(grid: Grid, run: Run, bar: Progress, *, share: tuple[int, int] | No
 
     Raises:
       FailedCellsError: at the end, if cells could not be measured; all others are stored.
-      StudyError, FloatingPointError: of a cell, at once.
+      StudyError, FloatingPointError: of a cell, at once; so is OSError where the disk is full.
     """
     index, count = shares(share)
     own = [cell for group in groups(grid.cells, grid.together)[index::count] for cell in group]
@@ -178,6 +183,8 @@ def _measured(
         except (StudyError, FloatingPointError):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             # Before the first rows it is the group that fails, afterwards one cell of it.
             bad = group[min(done, len(group) - 1) :][: 1 if begun else None]
             yield from ((cell, error) for cell in bad)

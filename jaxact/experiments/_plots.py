@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.ticker import NullLocator as NoTicks
 
@@ -182,6 +183,47 @@ def rendered(figure: Figure, kind: str) -> bytes:
             file, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
         )
     return file.getvalue()
+
+
+def curves(figure: Figure) -> list[dict[str, Any]]:
+    """The named lines of a figure that was rendered, for a page that tells them on hovering.
+
+    Args:
+      figure: after `rendered`, which lays it out.
+
+    Returns:
+      Of each line its ``name``, its ``panel``, whether it is ``joined``, and its ``points``: x and
+      y in points from the upper left, then the two values. A line without a name has that of one
+      that looks like it.
+    """
+    drawn = [(axes, line) for axes in figure.axes for line in axes.lines]
+    names = {_looks(line): str(line.get_label()) for _, line in drawn if _named(line)}
+    found = []
+    for axes, line in drawn:
+        name = str(line.get_label()) if _named(line) else names.get(_looks(line))
+        if name is None:
+            continue
+        values = np.asarray(line.get_xydata(), np.float64)
+        with np.errstate(all="ignore"):
+            places = line.get_transform().transform(values)
+        inside = [bool(axes.bbox.padded(1).contains(*place)) for place in places]
+        places = (places * (1, -1) + (0, figure.bbox.height)) * 72 / figure.dpi
+        kept = np.hstack([places, values])[inside]
+        rows = [[float(f"{v:.4g}") for v in row] for row in kept[:: len(kept) // 400 + 1]]
+        joined = line.get_linestyle() != "None"
+        if rows:
+            found.append(
+                {"name": name, "panel": axes.get_title(), "joined": joined, "points": rows}
+            )
+    return found
+
+
+def _named(line: Line2D) -> bool:
+    return not str(line.get_label()).startswith("_")
+
+
+def _looks(line: Line2D) -> tuple[Any, ...]:
+    return line.get_color(), line.get_linestyle(), line.get_marker()
 
 
 def lines(

@@ -12,7 +12,7 @@ import markupsafe
 import pandas as pd
 
 from jaxact import analysis
-from jaxact.experiments._plots import Drawing, rendered
+from jaxact.experiments._plots import Drawing, curves, rendered
 from jaxact.io import write_whole
 
 
@@ -59,13 +59,14 @@ class Contents(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure in two formats, with the numbers that it shows if they are given."""
+    """A figure in two formats, and if they are given the numbers that it shows and its `curves`."""
 
     name: str
     svg: bytes
     png: bytes
     caption: str
     numbers: pd.DataFrame | None = None
+    curves: Sequence[Mapping[str, Any]] = ()
 
 
 Block = Heading | Paragraph | Findings | Table | Code | Terms | Contents | Picture
@@ -73,9 +74,12 @@ Block = Heading | Paragraph | Findings | Table | Code | Terms | Contents | Pictu
 
 def picture(drawing: Drawing) -> Picture:
     """A drawing as a block."""
-    svg, png = (rendered(drawing.figure, kind) for kind in ("svg", "png"))
-    numbers = drawing.numbers
-    return Picture(drawing.name, svg, png, drawing.caption, None if numbers.empty else numbers)
+    figure, numbers = drawing.figure, drawing.numbers
+    svg, told = rendered(figure, "svg"), curves(figure)  # before a PNG is laid out otherwise
+    png = rendered(figure, "png")
+    return Picture(
+        drawing.name, svg, png, drawing.caption, None if numbers.empty else numbers, told
+    )
 
 
 def study_report(

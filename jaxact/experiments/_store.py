@@ -1,5 +1,6 @@
 """A study's folder: its config, its finished cells, and files that are whole or absent."""
 
+import errno
 import importlib.metadata
 import json
 import pathlib
@@ -7,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,10 @@ from jaxact.io import write_whole
 
 class StudyError(ValueError):
     """A config or a folder with which a study cannot run; the message is one sentence."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says where no file can be written any more."""
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -86,6 +91,7 @@ class Run:
         config: Mapping[str, Any],
         *,
         resume: bool,
+        changes: Collection[str] = (),
     ) -> "Run":
         """Starts a study in a new folder, or goes on in one that exists.
 
@@ -93,10 +99,11 @@ class Run:
           folder: where the study lies.
           config: what decides its results, as JSON values.
           resume: whether to go on where the folder holds a study already.
+          changes: fields of the config that may differ from those it was started with.
 
         Returns:
           The run, with its config and manifest written. The manifest of a run that goes on names
-          the commits before.
+          the commits before, and the values before of fields that have changed.
 
         Raises:
           StudyError: if the folder cannot be written, holds a study while ``resume`` is off, one
@@ -118,8 +125,9 @@ class Run:
                     f"out: {folder} holds a study; pass --resume to go on with it, or --out with "
                     "another folder"
                 )
-            if path.exists():
-                _same_config(folder, _read_json(path), config)
+            old = _read_json(path) if path.exists() else {}
+            if old:
+                _same_config(folder, old, config, changes)
             elif others:
                 raise StudyError(f"out: {folder} is not empty and holds no study to resume")
             for leftover in folder.rglob(".*.tmp"):
@@ -129,7 +137,11 @@ class Run:
             if about.exists():
                 before = _read_json(about)
                 commits = dict.fromkeys([*before.get("earlier_commits", []), before.get("commit")])
+                facts = {k: v for k, v in before.items() if k.startswith("earlier_")} | facts
                 facts["earlier_commits"] = [c for c in commits if c != facts["commit"]]
+                for name in changes:
+                    values = dict.fromkeys([*facts.get(f"earlier_{name}", []), old[name]])
+                    facts[f"earlier_{name}"] = [v for v in values if v != config[name]]
             write_json(about, facts)
             write_json(path, config)
         except OSError as error:
@@ -138,7 +150,12 @@ class Run:
 
     @classmethod
     def join(
-        cls, folder: str | pathlib.Path, config: Mapping[str, Any], *, patience: float = 120
+        cls,
+        folder: str | pathlib.Path,
+        config: Mapping[str, Any],
+        *,
+        patience: float = 120,
+        changes: Collection[str] = (),
     ) -> "Run":
         """Takes part in a study that another process starts.
 
@@ -146,6 +163,7 @@ class Run:
           folder: where the study lies, or soon will.
           config: what decides its results, as JSON values.
           patience: seconds to wait for the other process.
+          changes: see `open`.
 
         Returns:
           The run.
@@ -160,7 +178,7 @@ class Run:
             if time.monotonic() > deadline:
                 raise StudyError(f"out: no study was started in {folder} in {patience:g} seconds")
             time.sleep(0.1)
-        _same_config(folder, _read_json(path), json.loads(json.dumps(config)))
+        _same_config(folder, _read_json(path), json.loads(json.dumps(config)), changes)
         return cls(folder)
 
     def finished(self, cell: str) -> bool:
@@ -177,7 +195,7 @@ class Run:
             self.cells.mkdir(exist_ok=True)
             write_table(self.cells / f"{cell}.parquet", rows)
         except OSError as error:
-            raise StudyError(f"out: cannot write cell {cell} ({error.strerror})") from error
+            raise StudyError(f"out: cannot write {error.filename} ({error.strerror})") from error
 
     def set_aside_damaged(self, cells: Sequence[str]) -> list[str]:
         """Renames the files of stored cells that cannot be read, so that they are not finished.
@@ -213,9 +231,14 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
         ) from error
 
 
-def _same_config(folder: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _same_config(
+    folder: pathlib.Path,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    changes: Collection[str],
+) -> None:
     for name in {**new, **old}:
-        if old.get(name) != new.get(name):
+        if name not in changes and old.get(name) != new.get(name):
             raise StudyError(
                 f"{name}: the study in {folder} was started with {old.get(name)} and cannot be "
                 f"resumed with {new.get(name)}"

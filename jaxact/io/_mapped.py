@@ -17,7 +17,13 @@ def mapped(path: pathlib.Path) -> UInt8[np.ndarray, "_"]:
 
 
 class TooLargeError(ValueError):
-    """What a file unpacks to exceeds the limit."""
+    """What a file unpacks to exceeds the limit.
+
+    Attributes:
+      size: bytes that it unpacks to.
+    """
+
+    size: int = 0
 
 
 def admit(path: pathlib.Path, size: int, limit: int) -> None:
@@ -27,9 +33,11 @@ def admit(path: pathlib.Path, size: int, limit: int) -> None:
       TooLargeError: if it does.
     """
     if size > limit:
-        raise TooLargeError(
+        error = TooLargeError(
             f"limit must be at least {size} bytes to unpack {path} into memory; got {limit}"
         )
+        error.size = size
+        raise error
 
 
 def packed(archive: zipfile.ZipFile) -> int:

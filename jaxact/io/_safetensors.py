@@ -1,7 +1,9 @@
 """The safetensors format: a JSON header, then the bytes of each array."""
 
 import json
+import os
 import pathlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -94,7 +96,7 @@ def write_safetensors(
             )
         whole[name] = plain.astype(plain.dtype.newbyteorder("<"), copy=False)
     require("studies", "safetensors")
-    from safetensors import TensorSpec, serialize_file
+    from safetensors import SafetensorError, TensorSpec, serialize_file
 
     specs = {
         name: TensorSpec(
@@ -106,7 +108,12 @@ def write_safetensors(
         for name, array in whole.items()
     }
     with replacing(pathlib.Path(path)) as temporary:
-        serialize_file(specs, temporary, None if metadata is None else dict(metadata))
+        try:
+            serialize_file(specs, temporary, None if metadata is None else dict(metadata))
+        except SafetensorError as error:
+            if (code := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def _header(path: pathlib.Path) -> dict:

@@ -17,6 +17,9 @@ def replacing(path: pathlib.Path, /) -> Iterator[pathlib.Path]:
     Yields:
       The path to write to, in the same folder, so that the renaming is atomic.
 
+    Raises:
+      OSError: if it cannot be written; it names the file.
+
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
@@ -26,18 +29,35 @@ def replacing(path: pathlib.Path, /) -> Iterator[pathlib.Path]:
       ...     path.read_text()
       'whole'
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = pathlib.Path(name)
+    with of_file(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = pathlib.Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def of_file(path: pathlib.Path, /) -> Iterator[None]:
+    """Raises what the system refuses inside as an `OSError` that names the user's file.
+
+    Args:
+      path: the file that is written.
+
+    Raises:
+      OSError: with the number and the words of what was raised inside.
+    """
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_whole(path: pathlib.Path, data: bytes, /) -> None:

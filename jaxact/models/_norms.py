@@ -35,6 +35,8 @@ class _Affine(nnx.Module):
     def _apply(self, x: Array, centred: Array, var: Array, epsilon: float):
         """The normalized x with scale and bias; ``var`` broadcasts against what is centred."""
         multiplier = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype))
+        # a variance that overflows would give zeros that look like a dead layer
+        multiplier = multiplier + lax.stop_gradient(jnp.where(var < jnp.inf, 0, jnp.nan))
         y = centred * (multiplier * _by_channel(self.scale[...].astype(centred.dtype), centred))
         if self.bias is not None:
             y = y + _by_channel(self.bias[...].astype(centred.dtype), centred)

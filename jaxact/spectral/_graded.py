@@ -95,9 +95,10 @@ def graded_step(
       exact zeros, and no longer counted.
 
     Raises:
-      ValueError: if ``aq`` has another number of columns than ``product.q``, or no rows, or the
-        tolerance is not from 0 to 1.
+      ValueError: if ``product`` is not one product, ``aq`` has another number of columns than
+        ``product.q``, or no rows, or the tolerance is not from 0 to 1.
     """
+    _one(product)
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must be at least 0 and less than 1; got {tolerance}")
     if aq.ndim != 2 or aq.shape[1] != product.q.shape[1] or aq.shape[0] == 0:
@@ -117,7 +118,11 @@ def graded_spectrum(product: GradedProduct, /) -> Float[Array, " k"]:
     Returns:
       Natural logarithms (k,), -inf for a direction that is exactly lost; all NaN where a matrix of
       the product held NaN or infinity.
+
+    Raises:
+      ValueError: if ``product`` is not one product; `jax.vmap` takes stacked ones.
     """
+    _one(product)
     return _spectrum(product, False)[0]
 
 
@@ -132,13 +137,24 @@ def graded_error(product: GradedProduct, /) -> Float[Array, " k"]:
       See `product_spectrum`.
 
     Raises:
-      ValueError: if errors were not followed.
+      ValueError: if errors were not followed, or ``product`` is not one product.
     """
+    _one(product)
     if product.noise is None:
         raise ValueError("product must come from graded_start with errors=True; got errors=False")
     error = spectrum_and_error(product)[1]
     assert error is not None
     return error
+
+
+def _one(product: GradedProduct) -> None:
+    """Refuses stacked products, and parts that do not belong together."""
+    q, exponent, u = (jnp.shape(part) for part in product[:3])
+    if len(q) != 2 or exponent != q[1:] or u != 2 * exponent:
+        raise ValueError(
+            "product must be one, of shapes q (m, k), exponent (k,), u (k, k), or be mapped by "
+            f"jax.vmap over the axis that stacks several; got shapes {q}, {exponent}, {u}"
+        )
 
 
 def spectrum_and_error(product: GradedProduct) -> tuple[Array, Array | None]:

@@ -1,7 +1,12 @@
 """Checkpoints of a training state, by orbax: written in the background, whole or absent."""
 
+import contextlib
+import errno
+import os
 import pathlib
+import shutil
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -45,7 +50,21 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Names the folder where the disk is full, and leaves no half of a checkpoint."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
+            full = os.strerror(errno.ENOSPC)
+            if full not in str(error):
+                raise
+            for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half, ignore_errors=True)
+            raise OSError(errno.ENOSPC, full, str(self._folder)) from error
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint, or None."""
@@ -56,9 +75,13 @@ class Checkpoints:
 
         Args:
           state: of the run.
+
+        Raises:
+          OSError: if the disk is full, also where it was for the one before; it names the folder.
         """
         leaves = jax.tree.map(lambda a: jnp.array(a, copy=True), _named(state))
-        self._manager.save(int(state.step), args=self._args.StandardSave(leaves), force=True)
+        with self._writing():
+            self._manager.save(int(state.step), args=self._args.StandardSave(leaves), force=True)
 
     def restore(self, like: State, /, *, step: int | None = None) -> State:
         """Reads a checkpoint, to the bit as it was saved.
@@ -111,7 +134,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until every checkpoint that was started is written."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
 
 def _named(state: State) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxact.io import write_whole
+from jaxact.io import of_file, write_whole
 
 Row = Mapping[str, Any]
 
@@ -54,8 +54,9 @@ class JsonLines:
           row: with ``step``; numbers, strings, arrays and lists.
         """
         data = json.dumps(_plain(dict(row)), allow_nan=False).encode() + b"\n"
-        while data:
-            data = data[os.write(self._file, data) :]
+        with of_file(self.path):
+            while data:
+                data = data[os.write(self._file, data) :]
 
     def sync(self) -> None:
         """Makes sure that all rows are on the disk."""

@@ -8,6 +8,7 @@ import pytest
 from jax import lax
 
 from jaxact import analysis, spectral
+from jaxact.models import _norms
 
 N = 6
 DEPTH = 4
@@ -172,6 +173,22 @@ class TestOutputJacobians:
     def test_start_must_be_square_of_the_outputs(self, chain, x):
         with pytest.raises(ValueError, match=r"start must have shape \(6, 6\)"):
             analysis.output_jacobians(chain, x[0], start=jnp.eye(3))
+
+
+@pytest.mark.parametrize("jacobians", [analysis.input_jacobians, analysis.output_jacobians])
+def test_jacobians_where_values_overflow_are_nan(jacobians):
+    norm = _norms.LayerNorm(3)
+    chain = analysis.as_chain([lambda h: norm(h)])
+
+    @jax.jit
+    def logs(x):
+        return spectral.graded_spectrum(
+            jax.tree.map(lambda a: a[0], jacobians(chain, x)["layer_1"])
+        )
+
+    for scale in (np.nan, np.inf, 1e20):
+        assert np.all(np.isnan(logs(scale * jnp.arange(1.0, 4))))
+    assert not np.any(np.isnan(logs(jnp.arange(1.0, 4))))
 
 
 class TestPerExample:

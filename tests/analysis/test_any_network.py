@@ -4,7 +4,9 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
+import chex
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
@@ -400,6 +402,15 @@ class TestWeights:
 
 
 class TestData:
+    @pytest.mark.parametrize(
+        ("measures", "drawn"), [("weight", 1), ("jacobian/stable_rank", 1), ("tokens", 3)]
+    )
+    def test_batches_are_drawn_where_they_are_needed(self, measures, drawn):
+        batches = iter([jnp.ones((2, 3, 4))] * 3)
+        network = (lambda w, x: analysis.tag(jnp.tanh(x @ w), "layer"), jnp.eye(4))
+        analysis.measure(network, batches, measures=[measures])
+        assert len(list(batches)) == 3 - drawn
+
     def test_batches_are_as_one(self):
         pieces = [INPUTS[:7], INPUTS[7:30], INPUTS[30:]]
         targets = [jnp.asarray(y) for y in (Y[:7], Y[7:30], Y[30:])]
@@ -553,6 +564,52 @@ class TestNetworkStaysAsItIs:
         analysis.measure(network, INPUTS)
         assert type(network.head) is eqx.nn.Linear
         assert "jaxact" not in str(jax.make_jaxpr(jax.vmap(network))(INPUTS))
+
+
+class Transformed(EquinoxNet):
+    """Its blocks are called by a transformation, which makes copies of them."""
+
+    call: Callable = eqx.field(static=True)
+
+    @eqx.filter_jit
+    def __call__(self, x):
+        for block in self.blocks:
+            x = self.call(block, x)
+        return self.head(x)
+
+
+class Stacking(EquinoxNet):
+    """It stacks its blocks, to scan over them."""
+
+    def __call__(self, x):
+        weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.blocks)
+        return self.head(jax.lax.scan(lambda h, block: (block(h), None), x, weights)[0])
+
+
+class TestEquinoxCopies:
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda block, x: eqx.filter_jit(block)(x),
+            lambda block, x: eqx.filter_checkpoint(block)(x),
+            lambda block, x: eqx.filter_vmap(block)(x[None])[0],
+        ],
+    )
+    def test_modules_keep_their_paths(self, call):
+        plain = equinox()
+        network = Transformed(plain.blocks, plain.head, call)
+        (found,) = analysis.measure(network, INPUTS, measures=["features/participation_ratio"])
+        (expected,) = analysis.measure(plain, INPUTS, measures=["features/participation_ratio"])
+        blocks = [f"blocks.{i}{end}" for i in range(DEPTH) for end in (".linear", "")]
+        assert found.layers == expected.layers == (*blocks, "head")
+        chex.assert_trees_all_close(found.value, expected.value, rtol=1e-5)
+
+    def test_stacked_inside(self):
+        network = Stacking(equinox().blocks, equinox().head)
+        (found,) = analysis.measure(network, INPUTS, measures=["features/participation_ratio"])
+        assert [name for name in found.layers if "linear." not in name][:-1] == [
+            f"equinoxblock.{i + 1}" for i in range(DEPTH)
+        ]
 
 
 class TestErrors:

@@ -228,6 +228,13 @@ class TestPlainAndStreamed:
         ]
         found = analysis.streamed_mean_shift(state.moments)
         np.testing.assert_allclose(found, analysis.mean_shift(h[:1]), rtol=1e-4)
+        if form == "root":
+            huge = jax.tree.map(lambda leaf: 1e20 * leaf, state.moments)
+            np.testing.assert_allclose(
+                analysis.streamed_mean_shift(huge._replace(count=state.moments.count)),
+                found,
+                rtol=1e-5,
+            )
         np.testing.assert_allclose(analysis.mean_shift(jnp.ones((1, 3, 2, 2))), 1)
         np.testing.assert_array_equal(analysis.mean_shift(jnp.zeros((1, 3, 2))), 0)
 

@@ -117,6 +117,17 @@ class TestCKA:
         found = analysis.cka([h[0], jnp.ones((9, 4))])
         assert abs(float(found[0, 1])) < 1e-5
 
+    @pytest.mark.parametrize("scale", [1e-12, 1e12])
+    def test_scale_changes_nothing(self, h, scale):
+        expected = analysis.cka(h)
+        chex.assert_trees_all_close(analysis.cka(scale * h), expected, atol=1e-5)
+        chex.assert_trees_all_close(analysis.cka([h[0], scale * h[1], h[2]]), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_layers_that_are_not_finite_are_nan(self, h, value):
+        found = analysis.cka(h.at[1, 0, 0].set(value))
+        np.testing.assert_array_equal(np.isnan(found), [[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+
 
 class TestSingularities:
     def test_each_kind(self):
@@ -175,6 +186,18 @@ class TestStreamedAlignment:
         expected = analysis.cka(h)
         np.testing.assert_allclose(analysis.stream_cka(chain, [x[:40]]), expected, atol=1e-6)
         np.testing.assert_allclose(analysis.cka([a + 100 for a in h]), expected, atol=1e-3)
+
+    def test_scale_changes_nothing_and_nan_is_nan(self, setting):
+        chain, x = setting
+        batches = [x[:10], 3 * x[10:20]]
+        expected = analysis.stream_cka(chain, batches)
+        for scale in (1e-12, 1e12):
+            last = ("scaled", jnp.multiply, jnp.float32(scale), None)
+            found = analysis.stream_cka(analysis.as_chain([*chain.segments, last]), batches)
+            np.testing.assert_allclose(found[:3, :3], expected, atol=1e-5)
+            np.testing.assert_allclose(found[3], found[2], atol=1e-5)
+        broken = analysis.stream_cka(chain, [x[:10], x[10:20].at[0, 0].set(jnp.nan)])
+        assert np.all(np.isnan(broken))
 
     def test_bad_batches(self, setting):
         chain, x = setting

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from jaxact import io
-from jaxact.experiments import StudyError, checkpoint
+from jaxact.experiments import StudyError, _cli, checkpoint
 from jaxact.experiments.checkpoint import _figures, _study
 
 
@@ -131,6 +131,14 @@ class TestTransformer:
         assert "file" not in _study.brief(table)
         both = pd.concat([table, table.assign(file="other")])
         assert _study.brief(both).file.nunique() == 2
+        for frame in (table, both):
+            lines = _cli.as_text(_study.brief(frame), digits=4).splitlines()
+            assert max(map(len, lines)) <= 100
+            assert sum("mlp.up_proj" in line for line in lines) >= 2
+
+    def test_report_fits_its_window(self, of_transformer, beyond):
+        page = (of_transformer[0] / "report.html").read_text()
+        assert beyond(page) == {"1280": [], "390": []}
 
     def test_report_and_definitions(self, of_transformer):
         page = (of_transformer[0] / "report.html").read_text()
@@ -264,6 +272,15 @@ class TestStudy:
     def test_bad_input_is_refused_before_anything_is_written(self, file, tmp_path, change, message):
         config = checkpoint.Checkpoint(**{"files": (file,), "out": tmp_path / "out", **change})
         with pytest.raises(StudyError, match=message):
+            checkpoint.run(config)
+        assert not (tmp_path / "out").exists()
+
+    def test_an_archive_that_unpacks_to_more_than_the_limit_is_not_unpacked(self, tmp_path):
+        np.savez_compressed(tmp_path / "a.npz", w=np.zeros((1024, 256), np.float32))
+        config = checkpoint.Checkpoint((tmp_path / "a.npz",), out=tmp_path / "out", limit=2**-11)
+        with pytest.raises(
+            StudyError, match=r"limit: must be at least 0.0009\d+ GiB .*; got 0.000"
+        ):
             checkpoint.run(config)
         assert not (tmp_path / "out").exists()
 

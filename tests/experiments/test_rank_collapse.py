@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxact.experiments import StudyError, rank_collapse
+from jaxact.experiments import StudyError, _cli, rank_collapse
 from jaxact.experiments.rank_collapse import RankCollapse
 
 TINY = RankCollapse(
@@ -71,6 +71,10 @@ class TestOutcome:
             f"{of}_effective_rank" for of in ("mlp_block_product", "mlp_features", "conv_jacobian")
         } <= figures
         assert json.loads((folder / "config.json").read_text())["depths"] == [3]
+
+    def test_report_fits_its_window(self, study, beyond):
+        page = (study[0] / "report.html").read_text()
+        assert beyond(page) == {"1280": [], "390": []}
 
     def test_report_needs_no_network(self, study):
         folder, _ = study
@@ -183,9 +187,9 @@ class TestFindings:
         assert places == sorted(places)
 
     def test_a_terminal_has_room(self, study):
-        lines = rank_collapse.brief(study[1]).to_string(index=False, float_format="%.3g")
-        assert max(map(len, lines.splitlines())) <= 100
-        assert len(lines.splitlines()) == 13
+        lines = _cli.as_text(rank_collapse.brief(study[1]), digits=3).splitlines()
+        assert max(map(len, lines)) <= 100
+        assert len(lines) == 14
 
 
 class TestRefusals:

@@ -1,6 +1,7 @@
 """A study's folder: files whole or absent, nothing overwritten, nothing finished redone."""
 
 import dataclasses
+import errno
 import importlib.metadata
 import json
 import os
@@ -110,11 +111,29 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     run = Run.open(tmp_path, CONFIG, resume=False)
 
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("jaxact.experiments._store.write_table", full)
-    with pytest.raises(StudyError, match=r"cannot write cell one \(No space left on device\)"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StudyError, match=r"cannot write .*/cells/one.parquet \(No space left on"):
         run.store("one", rows(1.0))
+    assert not any(run.cells.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_ends_a_command_in_one_sentence(code, capsys):
+    def full():
+        raise OSError(code, "No room", "/run/figures/ranks.png")
+
+    assert _cli.command_line(full) == 2
+    assert capsys.readouterr().err == "error: out: cannot write /run/figures/ranks.png (No room)\n"
+
+
+def test_other_trouble_of_the_system_is_not_taken_for_a_full_disk():
+    def refused():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+    with pytest.raises(ConnectionRefusedError):
+        _cli.command_line(refused)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +177,28 @@ def test_progress_is_a_line_a_cell_where_there_is_no_terminal(capsys):
         bar.done("pre-8")
         bar.done("pre-64")
     assert capsys.readouterr().err == "pre-8 (2 of 3)\npre-64 (3 of 3)\n"
+
+
+def test_tables_and_paragraphs_fit_a_terminal():
+    names = [f"model.layers.{i}.self_attn.query_key_value_projection.kernel" for i in range(70)]
+    frame = pd.DataFrame({"file": "runs_of_a_long_name_epoch_0001", "name": names})
+    frame = frame.assign(effective_rank=1.23456, **{"jacobian, trained": float("nan")})
+    frame = frame.assign(**{f"a_measure_{i}": 12.5 for i in range(4)})
+    lines = _cli.as_text(frame, digits=3).splitlines()
+    assert len(lines) == 72
+    assert max(map(len, lines)) <= 100
+    assert "effective" in lines[0]
+    assert "rank" in lines[1]
+    assert "runs_of…name_epoch_0001" in lines[2]
+    assert "model…ion.kernel      1.23 " in lines[2]
+    assert " - " in lines[2]
+    assert "Empty" in _cli.as_text(frame[:0], digits=3)
+    short = frame[["name", "effective_rank"]]
+    assert names[3] in _cli.as_text(short, digits=3)
+    assert len(_cli.as_text(short, digits=3, rows=10).splitlines()) < 20
+    text = _cli.paragraph("word " * 80, indent="    ").splitlines()
+    assert max(map(len, text)) <= 100
+    assert [len(line) - len(line.lstrip()) for line in text[:2]] == [4, 6]
 
 
 class TestGrid:
@@ -217,6 +258,14 @@ class TestGrid:
         ]
         assert self.run(self.grid(log), tmp_path)[0]
         assert log[-1][1] == (1, "tanh")
+
+    def test_a_full_disk_ends_it_at_once(self, tmp_path, capsys):
+        def measure(cells, prepared):
+            raise OSError(errno.ENOSPC, "No room", "log")
+
+        with pytest.raises(OSError, match="No room: 'log'"):
+            self.run(dataclasses.replace(self.grid([]), measure=measure), tmp_path)
+        assert "Traceback" not in capsys.readouterr().err
 
     def test_a_group_that_cannot_be_prepared_costs_no_other(self, tmp_path):
         def prepare(cells):

@@ -17,7 +17,7 @@ from flax import nnx
 
 from jaxact import analysis, models, training, wiring
 from jaxact.experiments import StudyError, train_resnet
-from jaxact.experiments.train_resnet import TrainResNet, _network
+from jaxact.experiments.train_resnet import TrainResNet, _config, _network, _run
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "train_resnet.py"
 
@@ -109,7 +109,7 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(training.ArrayFeed, "fetch", until)
-        with pytest.raises(StudyError, match=r"training first \(ConnectionError") as caught:
+        with pytest.raises(StudyError, match=r"training-12 first \(ConnectionError") as caught:
             train_resnet.run(_with(tmp_path / "parts"))
         assert isinstance(caught.value.__cause__, ConnectionError)
     with pytest.raises(StudyError, match=r"out: .* holds a study; pass --resume"):
@@ -119,6 +119,48 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     train_resnet.run(_with(tmp_path / "parts", resume=True))
     logs = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "parts")]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_prolonged(tmp_path, capsys):
+    options = dict(schedule="constant", measure_every=None)
+    train_resnet.run(_with(tmp_path / "whole", **options, steps=16))
+    first = _with(tmp_path / "parts", **options)
+    train_resnet.run(first)
+    longer = dataclasses.replace(first, steps=16, resume=True)
+    assert train_resnet.run(longer)["step"] == 16
+    assert "holds a finished run of 12 steps: it is prolonged to 16" in capsys.readouterr().err
+    whole, parts = (
+        training.read_log(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")
+    )
+    assert [row for row in parts if "loss" in row] == [row for row in whole if "loss" in row]
+    assert pd.read_parquet(tmp_path / "parts" / "table.parquet").step.max() == 16
+    assert json.loads((tmp_path / "parts" / "manifest.json").read_text())["earlier_steps"] == [12]
+    with pytest.raises(
+        StudyError, match=r"steps: .* started with 16 and cannot be resumed with 12"
+    ):
+        train_resnet.run(dataclasses.replace(first, resume=True))
+
+
+def test_only_a_finished_run_of_fewer_steps_is_prolonged(tmp_path):
+    config = _with(tmp_path, resume=True)
+    assert not _run._prolongs(config)
+    (tmp_path / "config.json").write_text('{"steps": 8}')
+    assert not _run._prolongs(config)
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "training-8.parquet").touch()
+    assert _run._prolongs(config)
+    assert not _run._prolongs(dataclasses.replace(config, steps=8))
+    assert not _run._prolongs(dataclasses.replace(config, resume=False))
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1500, 50), (20, 2), (1, 0)])
+def test_few_steps_have_a_short_warm_up(steps, warmup):
+    config = TrainResNet(steps=steps)
+    _config.validate(config)
+    rate = _config.make_optimizer(config)[1]
+    assert rate(warmup) == pytest.approx(config.learning_rate)
+    assert rate(0) == (0 if warmup else pytest.approx(config.learning_rate))
 
 
 @pytest.mark.slow

@@ -85,6 +85,26 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: io.write_whole(path, bytes(2000)),
+        lambda path: io.write_safetensors(path, {"w": np.zeros(2000)}),
+    ],
+)
+def test_what_has_no_room_is_named_and_leaves_nothing(tmp_path, write):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # Python ignores the signal
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write(tmp_path / "large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "large")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_dtype_without_a_place_in_safetensors(tmp_path):
     with pytest.raises(ValueError, match=r"got 'w' of complex128"):
         io.write_safetensors(tmp_path / "a.safetensors", {"w": np.ones(2, np.complex128)})

@@ -45,6 +45,14 @@ def test_norms(name, x):
     np.testing.assert_allclose(low.astype(jnp.float32), expected, rtol=0.02, atol=0.05)
 
 
+@pytest.mark.parametrize("name", AXES)
+def test_a_variance_that_overflows_is_nan_and_not_zero(name, x):
+    from jaxact.models._norms import NORMS
+
+    assert np.all(np.isnan(NORMS[name](8)(1e20 * x)))
+    assert np.all(np.isfinite(NORMS[name](8)(1e15 * x)))
+
+
 def normalized(x, cotangent, axes, epsilon):
     """The normalized x and the gradient of its product with a cotangent, in float64."""
     x, g = np.asarray(x, np.float64), np.asarray(cotangent, np.float64)

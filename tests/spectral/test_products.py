@@ -235,6 +235,20 @@ def test_bad_prefix(prefix):
         spectral.product_spectrum(jnp.zeros((3, 2, 2)), prefixes=(prefix,))
 
 
+def test_stacked_products_are_refused_by_shape():
+    stack = jax.tree.map(lambda a: jnp.stack([a, a]), spectral.graded_start(jnp.eye(3)))
+    for of_one in (
+        spectral.graded_spectrum,
+        spectral.graded_error,
+        lambda product: spectral.graded_step(product, jnp.eye(3)),
+        jax.vmap(spectral.graded_spectrum, in_axes=1),
+        lambda product: spectral.graded_spectrum(product._replace(q=product.q[0], u=product.u[0])),
+    ):
+        with pytest.raises(ValueError, match=r"product must be one, .* got shapes \("):
+            of_one(stack)
+    chex.assert_trees_all_equal(jax.vmap(spectral.graded_spectrum)(stack), jnp.zeros((2, 3)))
+
+
 def test_bad_steps():
     product = spectral.graded_start(jnp.eye(3))
     with pytest.raises(ValueError, match="aq must be a matrix of 3 columns"):

@@ -1,13 +1,25 @@
 """Rows on the disk: whole, once, and readable by others."""
 
+import errno
 import json
 import math
+import os
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxact import training
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with training.JsonLines(tmp_path / "metrics.jsonl") as log:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
+            log({"step": 1})
 
 
 def test_rows_are_strict_json(tmp_path):

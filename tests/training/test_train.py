@@ -1,5 +1,6 @@
 """Runs: the loop against single steps, what happens between chunks, and exact resumption."""
 
+import errno
 import functools
 import os
 import pathlib
@@ -237,6 +238,27 @@ def test_checkpoint_keeps_every_bit(begin, tmp_path):
         found = checkpoints.restore(like)
     chex.assert_trees_all_equal_shapes_and_dtypes(found, state)
     chex.assert_trees_all_equal(_unkeyed(found), _unkeyed(state))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Failed to write 5 bytes: No space left on device"),
+    ],
+)
+def test_a_full_disk_is_told_and_leaves_no_half_of_a_checkpoint(begin, tmp_path, error):
+    half = tmp_path / "3.orbax-checkpoint-tmp"
+
+    def full(*_, **__):
+        half.mkdir()
+        raise error
+
+    with training.Checkpoints(tmp_path) as checkpoints:
+        checkpoints._manager.save = full
+        with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}'"):
+            checkpoints.save(begin()[1])
+    assert not half.exists()
 
 
 def test_save_does_not_hold_on_to_donated_buffers(begin, tmp_path):

@@ -5,7 +5,6 @@ import functools
 import math
 import pathlib
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -26,7 +25,7 @@ from jaxact.experiments.checkpoint import _figures
 from jaxact.experiments.checkpoint._findings import findings, random_rank
 
 SPECTRA = Words(lambda: [measure.name for measure in analysis.taking("spectrum")])
-ROWS, WIDTH = 60, 90
+ROWS = 60
 """Of what a terminal is shown."""
 OF_RANDOM = "effective_rank_squared_of_random_share"
 COUNTS = ("eliminated_outputs", "non_finite")
@@ -160,6 +159,11 @@ def _read(config: Checkpoint, file: pathlib.Path) -> Weights:
     try:
         arrays = io.read_arrays(file, limit=math.ceil(config.limit * 2**30))
         about = io.read_config(file)
+    except io.TooLargeError as error:
+        raise StudyError(
+            f"limit: must be at least {error.size / 2**30:.4g} GiB to unpack {file} into memory; "
+            f"got {config.limit:g}"
+        ) from error
     except (OSError, ValueError, ModuleNotFoundError) as error:
         raise StudyError(f"files: {error}") from error
     try:
@@ -247,7 +251,11 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = summary(table)
     kept = ["file", "name", "rows", "columns", "numerical_rank", "stable_rank", "effective_rank"]
-    kept += ["effective_rank_share", OF_RANDOM, *COUNTS]
+    kept += [
+        "effective_rank_share",
+        OF_RANDOM,
+        *(name for name in COUNTS if rows[name].fillna(0).to_numpy().any()),
+    ]
     rows = rows.filter(kept if rows.file.nunique() > 1 else kept[1:])
     short = {"effective_rank_share": "share", OF_RANDOM: "of_random"}
     return rows.rename(columns={**short, "eliminated_outputs": "dead"})
@@ -286,12 +294,12 @@ def main() -> int:
     def study() -> None:
         table = run(config)
         rows = brief(table)
-        print(rows.to_string(index=False, float_format="%.4g", na_rep="-", max_rows=ROWS))
+        print(_cli.as_text(rows, digits=4, rows=ROWS))
         if len(rows) > ROWS:
             print(f"({len(rows)} rows; all of them are in the report)")
-        print(f"\n{textwrap.fill(_headline(table), WIDTH, subsequent_indent='  ')}")
+        print(f"\n{_cli.paragraph(_headline(table))}")
         for text in findings(table).values():
-            print(textwrap.fill(text, WIDTH, subsequent_indent="  "))
+            print(_cli.paragraph(text))
         print(f"\n{config.out / 'report.html'}")
 
     return _cli.command_line(study)

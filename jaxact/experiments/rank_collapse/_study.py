@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -62,8 +61,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 LOGS = "log_singular_value"
-WIDTH = 100
-"""Of a line on the terminal."""
 
 
 def _of_one_stream(word: str) -> bool:
@@ -493,7 +490,7 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
       table: the study's table.
 
     Returns:
-      A frame of at most 100 columns of text, with a row for each cell.
+      A frame with a row for each cell.
     """
     whole = summary(table)
     phase = values_of(where(table, object="features"), "phase")[-1]
@@ -521,9 +518,9 @@ def main() -> int:
             return
         table = pd.read_parquet(folder / "table.parquet")
         print("Effective ranks after the last block, and accuracy: medians over seeds.\n")
-        print(f"{brief(table).to_string(index=False, float_format='%.3g')}\n")
+        print(f"{_cli.as_text(brief(table), digits=3)}\n")
         for text in findings(table).values():
-            print(textwrap.fill(text, WIDTH, subsequent_indent="  "))
+            print(_cli.paragraph(text))
         print(f"\n{folder / 'report.html'} ({seconds:.0f} s)")
 
     return _cli.command_line(study)

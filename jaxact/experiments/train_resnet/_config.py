@@ -185,7 +185,7 @@ class TrainResNet:
     """Folder of the run; must be new or empty unless --resume is given."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder; the losses are those of a run that was not
-    interrupted."""
+    interrupted. A run that is finished goes on where --steps are more than it has."""
 
 
 NOT_OUTCOME = ("progress", "keep", "checkpoint_every", "devices", "shard_state")

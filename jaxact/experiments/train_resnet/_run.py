@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,11 +68,12 @@ def run(
     network = training.functional(_network.build(config, data.shape, data.classes))
     recipe = make_recipe(config, network, data)
     fields = _cli.outcome_fields(config, *_config.NOT_OUTCOME)
-    folder = open_run(config.out, fields, resume=config.resume, share=None)
+    changes = ("steps",) if _prolongs(config) else ()
+    folder = open_run(config.out, fields, resume=config.resume, share=None, changes=changes)
     grid = Grid(
         [{"model": config.model}],
         ["model"],
-        name=lambda cell: "training",
+        name=lambda cell: _cell(config.steps),
         measure=lambda cells, _: [_trained(config, network, recipe, data, sinks)],
     )
     with _cli.Progress(1, unit="network", shown=False) as bar:
@@ -80,6 +83,28 @@ def run(
         write_table(config.out / "table.parquet", folder.table(grid.names))
     _together("written")
     return json.loads((config.out / "summary.json").read_text())
+
+
+def _cell(steps: int) -> str:
+    """The name of the one cell: a run of more steps is another one."""
+    return f"training-{steps}"
+
+
+def _prolongs(config: TrainResNet) -> bool:
+    """Whether the folder holds a finished run of fewer steps; says so."""
+    try:
+        steps = json.loads((config.out / "config.json").read_text())["steps"]
+        finished = (config.out / "cells" / f"{_cell(steps)}.parquet").exists()
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    if not (config.resume and finished and config.steps > steps):
+        return False
+    print(
+        f"{config.out} holds a finished run of {steps} steps: it is prolonged to {config.steps}, "
+        f"by the step sizes of a run of {config.steps} steps",
+        file=sys.stderr,
+    )
+    return True
 
 
 def _trained(
@@ -265,6 +290,7 @@ def main() -> int:
     config = _cli.parse(TrainResNet, _config.PRESETS)
 
     def study() -> None:
+        absl.logging.set_verbosity(absl.logging.FATAL)  # orbax raises what it logs
         if config.distributed:
             jax.distributed.initialize()
         print(json.dumps(run(config), indent=2))

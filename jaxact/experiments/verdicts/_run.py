@@ -303,7 +303,8 @@ def main() -> int:
         start = time.monotonic()
         results = run(config)
         for result in results:
-            print(f"{result.study.number:2d}. {result.study.claim}\n    {result.verdict.sentence}")
+            print(_cli.paragraph(f"{result.study.number}. {result.study.claim}"))
+            print(_cli.paragraph(result.verdict.sentence, indent="    "))
         page = config.out / "report.html"
         if config.rebuild and config.docs is not None:
             page = config.docs / "verdicts.md"
