@@ -281,9 +281,10 @@ class Trials:
     def _observe(self, index: Int[Array, ""], network: Any) -> dict[str, Any]:
         """What is looked at of a network; batch norms have the statistics of what it is shown."""
         slope = jax.grad(self._activation(index))
-        network.set_attributes(momentum=0.0, raise_if_not_found=False)
-        network(jnp.asarray(self.x[: self.spec.examples]))
-        network.eval()
+        if self.spec.norm == "batch":
+            network.set_attributes(momentum=0.0, raise_if_not_found=False)
+            network(jnp.asarray(self.x[: self.spec.examples]))
+            network.eval()
         view = analysis.view(
             analysis.as_chain(network),
             jnp.asarray(self.x[: self.spec.examples]),
