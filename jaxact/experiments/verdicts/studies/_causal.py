@@ -67,6 +67,9 @@ RANKS = {
     "jacobian/effective_rank": "effective rank (entropy)",
     "jacobian/spectral_decay": r"decay, ln $s_1/s_k$ at a quarter",
 }
+TITLES = dict(
+    zip(RANKS, ("participation", "stable rank", "effective rank", "decay, nats"), strict=True)
+)
 MORE = ("jacobian/spectral_decay",)
 """Of the ranks those that are the greater the less rank there is."""
 SPREAD = 0.3
@@ -187,20 +190,22 @@ def _predictor(quantity: str) -> Prediction:
 @plotted("causal")
 def _draw(table: pd.DataFrame) -> Figure:
     """Loss left after training against four ranks of the input's Jacobian at the last block before
-    training, a point for each start: medians over seeds. All but He's network are linear at the
-    start and differ in their spectrum alone.
+    training, a point for each start: medians over seeds. Effective rank: the exponential of the
+    entropy; decay: ln of the largest singular value over that at a quarter of them. All but He's
+    network are linear at the start and differ in their spectrum alone.
     """
-    starts = _plots.values_of(table, "start")
+    named = _plots.values_of(table, "start")
+    starts = [s for kind in CALLED for s in named if s.partition(" ")[0] == kind]
     frames = [
         pd.DataFrame(
             {
                 "start": start.partition(" ")[0],
                 "rank": [_at_start(table, quantity, start).median()],
                 "value": [remaining(table, start=start, spread=0.0).median()],
-                "panel": label,
+                "panel": TITLES[quantity],
             }
         )
-        for quantity, label in RANKS.items()
+        for quantity in RANKS
         for start in starts
     ]
     return _plots.scatter(
