@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ def foreign(network: Any, /) -> Foreign:
     Raises:
       TypeError: if it is none of what `measure` takes.
     """
+    network = _unjitted(network)
     if isinstance(network, Chain) or hasattr(network, "segments"):
         return _of_chain(as_chain(network))
     if isinstance(network, tuple) and (read := _of_tuple(*network)) is not None:
@@ -57,7 +59,7 @@ def foreign(network: Any, /) -> Foreign:
     if is_equinox(network):
         return _read(network, lambda module, x: jax.vmap(module)(x))._replace(channels_first=True)
     if callable(network):
-        return _read(network, lambda module, x: _unjitted(module)(x))
+        return _read(network, lambda module, x: module(x))
     return _of_chain(as_chain(network))
 
 
@@ -140,9 +142,12 @@ def _read(network: Any, call: Callable[[Any, Any], Any]) -> Foreign:
 
 
 def _unjitted(function: Any) -> Any:
-    """A jitted function's own, since a trace that is remembered from before shows no module."""
-    jitted = type(function).__name__ == "PjitFunction"
-    return function.__wrapped__ if jitted else function
+    """A jitted function's own, since a trace that is remembered from before shows no module.
+
+    Of Equinox's transformations too those that change no value.
+    """
+    wrapped = type(function).__name__ in ("PjitFunction", "_JitWrapper", "_CheckpointWrapper")
+    return _unjitted(function.__wrapped__) if wrapped else function
 
 
 def _is_array(leaf: Any) -> bool:
@@ -206,7 +211,8 @@ def _record(network: Any, by_path: bool) -> None:
 
 def _modules(part: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     """Callable modules inside by path, each once, in the order of their fields."""
-    if id(part) in seen or _is_array(part) or isinstance(part, type | str | int | float):
+    plain = type | types.GenericAlias | str | int | float  # an alias holds itself, without end
+    if id(part) in seen or _is_array(part) or isinstance(part, plain):
         return
     seen.add(id(part))
     if isinstance(part, Mapping):

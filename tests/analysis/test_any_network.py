@@ -604,6 +604,27 @@ class TestEquinoxCopies:
         assert found.layers == expected.layers == (*blocks, "head")
         chex.assert_trees_all_close(found.value, expected.value, rtol=1e-5)
 
+    @pytest.mark.parametrize(
+        "transform",
+        [eqx.filter_jit, eqx.filter_checkpoint, lambda f: jax.jit(eqx.filter_jit(f))],
+    )
+    def test_a_whole_network_transformed_is_the_network(self, transform):
+        names = ["features/participation_ratio", "weight/participation_ratio"]
+        found = analysis.measure(transform(equinox()), INPUTS, measures=names)
+        for m, expected in zip(
+            found, analysis.measure(equinox(), INPUTS, measures=names), strict=True
+        ):
+            assert m.layers == expected.layers
+            chex.assert_trees_all_close(m.value, expected.value, rtol=1e-5)
+
+    def test_aliases_of_types_are_no_modules(self):
+        class Typed(EquinoxNet):
+            kind: object = eqx.field(static=True, default=tuple[int, ...])
+
+        network = Typed(equinox().blocks, equinox().head)
+        (found,) = analysis.measure(network, INPUTS, measures=["features/participation_ratio"])
+        assert found.layers[-1] == "head"
+
     def test_stacked_inside(self):
         network = Stacking(equinox().blocks, equinox().head)
         (found,) = analysis.measure(network, INPUTS, measures=["features/participation_ratio"])
