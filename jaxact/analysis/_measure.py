@@ -24,6 +24,7 @@ from jaxact.analysis._inside import (
     jacobians,
     look_inside,
     output_jacobians,
+    real_parts,
     start_features,
     start_tokens,
     token_groups,
@@ -404,8 +405,11 @@ class _Probe:
         self, inside: Inside, of: str, arrays: list[Array], x: Any
     ) -> dict[str, Measurement]:
         x = jax.tree.map(lambda leaf: gathered(leaf)[:1], x)
-        end = x if of == "jacobian" else jax.eval_shape(inside.network.apply, arrays, x)
-        leaves = jax.tree.leaves(end)
+        end = x
+        if of == "output_jacobian":
+            end = jax.eval_shape(lambda a, x: real_parts(inside.network.apply(a, x)), arrays, x)
+        if not (leaves := jax.tree.leaves(end)):
+            raise ValueError(f"measures must not hold {of} here: the output holds no floats")
         size = sum(math.prod(leaf.shape) for leaf in leaves)
         basis = _directions(min(size, self.directions), size, jnp.result_type(*leaves))
         found = self.jacobians[of](arrays, x, basis)

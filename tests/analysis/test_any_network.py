@@ -472,6 +472,33 @@ class TestData:
         with pytest.raises(ValueError, match="measures must not hold jacobian here: x holds more"):
             analysis.measure(pair, ids, measures=["jacobian"])
 
+    def test_outputs_that_are_complex_or_integers(self):
+        w = jax.random.normal(jax.random.key(2), (2, 4, 3))
+
+        def network(w, x):
+            h = analysis.tag(jnp.tanh(x), "h")
+            return {
+                "z": h.astype(jnp.complex64) @ jax.lax.complex(*w),
+                "class": jnp.argmax(h, axis=-1),
+            }
+
+        x = jax.random.normal(jax.random.key(3), (5, 4))
+        found = analysis.measure((network, w), x, measures=["output_jacobian/effective_rank"])[0]
+        s = np.linalg.svd(np.concatenate(np.asarray(w, np.float64), axis=1), compute_uv=False)
+        p = s / s.sum()
+        assert (found.layers, found.shapes) == (("h",), ((4, 6),))
+        assert found.value[0] == pytest.approx(np.exp(-np.sum(p * np.log(p))), rel=1e-5)
+        classes = lambda w, x: network(w, x)["class"]
+        with pytest.raises(ValueError, match="output_jacobian here: the output holds no floats"):
+            analysis.measure((classes, w), x, measures=["output_jacobian"])
+
+    @pytest.mark.parametrize("kind", [jnp.complex64, jnp.int32, jnp.bool_])
+    def test_tags_of_other_than_floats_are_refused(self, kind):
+        network = lambda w, x: analysis.tag((x @ w).astype(kind), "h")
+        message = f"values tagged in a network must be of floats; 'h' is of {jnp.dtype(kind)}"
+        with pytest.raises(ValueError, match=message):
+            analysis.measure((network, jnp.eye(WIDTH)), INPUTS)
+
     def test_directions_of_a_large_input(self):
         found = analysis.measure(Unrolled(), INPUTS, measures=["jacobian"], directions=3)
         rank = next(m for m in found if m.quantity == "numerical_rank")
