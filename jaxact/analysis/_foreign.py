@@ -52,6 +52,13 @@ def foreign(network: Any, /) -> Foreign:
       TypeError: if it is none of what `measure` takes.
     """
     network = _unjitted(network)
+    first = network[0] if isinstance(network, tuple) and network else network
+    if _is_a(first, "torch.nn", "Module"):
+        raise TypeError(
+            f"network must compute in JAX; got {type(first).__name__} of PyTorch. Its weights: "
+            "measure_matrices(module.state_dict()); networks of timm and torchvision: "
+            "jaxact.models.load_timm, load_torchvision"
+        )
     if isinstance(network, Chain) or hasattr(network, "segments"):
         return _of_chain(as_chain(network))
     if isinstance(network, tuple) and (read := _of_tuple(*network)) is not None:
@@ -72,6 +79,11 @@ def _is_a(network: Any, package: str, name: str) -> bool:
 def is_equinox(network: Any) -> bool:
     """Whether it is a module of Equinox, where kernels have their outputs first."""
     return _is_a(network, "equinox", "Module")
+
+
+def is_torch(value: Any) -> bool:
+    """Whether it is a tensor of PyTorch, whose kernels have their outputs first."""
+    return _is_a(value, "torch", "Tensor")
 
 
 def arrays_of(network: Any) -> dict[str, Array]:

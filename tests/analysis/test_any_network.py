@@ -488,16 +488,17 @@ class TestData:
         p = s / s.sum()
         assert (found.layers, found.shapes) == (("h",), ((4, 6),))
         assert found.value[0] == pytest.approx(np.exp(-np.sum(p * np.log(p))), rel=1e-5)
-        classes = lambda w, x: network(w, x)["class"]
         with pytest.raises(ValueError, match="output_jacobian here: the output holds no floats"):
-            analysis.measure((classes, w), x, measures=["output_jacobian"])
+            analysis.measure(
+                (lambda w, x: network(w, x)["class"], w), x, measures=["output_jacobian"]
+            )
 
     @pytest.mark.parametrize("kind", [jnp.complex64, jnp.int32, jnp.bool_])
     def test_tags_of_other_than_floats_are_refused(self, kind):
-        network = lambda w, x: analysis.tag((x @ w).astype(kind), "h")
+        pair = (lambda w, x: analysis.tag((x @ w).astype(kind), "h"), jnp.eye(WIDTH))
         message = f"values tagged in a network must be of floats; 'h' is of {jnp.dtype(kind)}"
         with pytest.raises(ValueError, match=message):
-            analysis.measure((network, jnp.eye(WIDTH)), INPUTS)
+            analysis.measure(pair, INPUTS)
 
     def test_directions_of_a_large_input(self):
         found = analysis.measure(Unrolled(), INPUTS, measures=["jacobian"], directions=3)
@@ -702,6 +703,13 @@ class TestErrors:
     def test_neither_module_nor_function(self):
         with pytest.raises(TypeError, match="network must be"):
             analysis.measure(3.0, INPUTS)
+
+    def test_a_module_of_pytorch_is_told_the_way(self):
+        torch = pytest.importorskip("torch")
+        module = torch.nn.Linear(WIDTH, 3)
+        for network in (module, (module, module.state_dict())):
+            with pytest.raises(TypeError, match=r"in JAX; got Linear of PyTorch.*state_dict"):
+                analysis.measure(network, INPUTS)
 
 
 class TestFollow:
