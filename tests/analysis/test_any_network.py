@@ -700,6 +700,15 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"network must show values inside.*analysis\.tag"):
             analysis.measure(network, INPUTS)
 
+    def test_one_example_is_told_to_be_a_batch(self):
+        with pytest.raises(ValueError, match=r"one example is a batch of one, x\[None\]"):
+            analysis.measure(Unrolled(), INPUTS[0])
+
+    def test_one_sample_has_no_spectrum_about_its_mean(self):
+        names = ["features/participation_ratio"]
+        with pytest.raises(ValueError, match="at least two samples for centred=True"):
+            analysis.measure(Unrolled(), INPUTS[:1], measures=names, centred=True)
+
     def test_neither_module_nor_function(self):
         with pytest.raises(TypeError, match="network must be"):
             analysis.measure(3.0, INPUTS)
