@@ -101,7 +101,9 @@ def _of_tuple(first: Any, second: Any = None, *rest: Any) -> Foreign | None:
     if inspect.isroutine(first) or hasattr(first, "__wrapped__"):
         with contextlib.suppress(ValueError):  # a function of C shows no signature
             if len(inspect.signature(first).parameters) > 1:
-                return _read(second, lambda params, x: _unjitted(first)(params, x))
+                read = _read(second, lambda params, x: _unjitted(first)(params, x))
+                variables = isinstance(second, Mapping) and "params" in second
+                return _as_modules_are_called(read) if variables else read
     return None
 
 

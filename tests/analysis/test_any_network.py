@@ -307,6 +307,17 @@ class TestNames:
             analysis.select(found, shared).value, analysis.select(alone, shared).value, rtol=1e-5
         )
 
+    def test_of_linen_called_by_a_function(self):
+        module = nn.Sequential([nn.Dense(4), nn.Dense(3)])
+        variables = module.init(jax.random.key(0), INPUTS)
+        pair = (lambda variables, x: module.apply(variables, x)), variables
+        names = ["features/participation_ratio", "weight/participation_ratio"]
+        found = analysis.measure(pair, INPUTS, measures=names, layers="layers_0")
+        assert {m.object: m.layers for m in found} == {
+            "features": ("layers_0",),
+            "weight": ("layers_0.kernel",),
+        }
+
     def test_of_haiku_with_state(self):
         def forward(x, is_training=False):
             x = hk.nets.MLP([WIDTH, WIDTH])(x)
