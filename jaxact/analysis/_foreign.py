@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -50,6 +51,14 @@ def foreign(network: Any, /) -> Foreign:
     Raises:
       TypeError: if it is none of what `measure` takes.
     """
+    network = _unjitted(network)
+    first = network[0] if isinstance(network, tuple) and network else network
+    if _is_a(first, "torch.nn", "Module"):
+        raise TypeError(
+            f"network must compute in JAX; got {type(first).__name__} of PyTorch. Its weights: "
+            "measure_matrices(module.state_dict()); networks of timm and torchvision: "
+            "jaxact.models.load_timm, load_torchvision"
+        )
     if isinstance(network, Chain) or hasattr(network, "segments"):
         return _of_chain(as_chain(network))
     if isinstance(network, tuple) and (read := _of_tuple(*network)) is not None:
@@ -57,7 +66,7 @@ def foreign(network: Any, /) -> Foreign:
     if is_equinox(network):
         return _read(network, lambda module, x: jax.vmap(module)(x))._replace(channels_first=True)
     if callable(network):
-        return _read(network, lambda module, x: _unjitted(module)(x))
+        return _read(network, lambda module, x: module(x))
     return _of_chain(as_chain(network))
 
 
@@ -70,6 +79,11 @@ def _is_a(network: Any, package: str, name: str) -> bool:
 def is_equinox(network: Any) -> bool:
     """Whether it is a module of Equinox, where kernels have their outputs first."""
     return _is_a(network, "equinox", "Module")
+
+
+def is_torch(value: Any) -> bool:
+    """Whether it is a tensor of PyTorch, whose kernels have their outputs first."""
+    return _is_a(value, "torch", "Tensor")
 
 
 def arrays_of(network: Any) -> dict[str, Array]:
@@ -87,7 +101,9 @@ def _of_tuple(first: Any, second: Any = None, *rest: Any) -> Foreign | None:
     if inspect.isroutine(first) or hasattr(first, "__wrapped__"):
         with contextlib.suppress(ValueError):  # a function of C shows no signature
             if len(inspect.signature(first).parameters) > 1:
-                return _read(second, lambda params, x: _unjitted(first)(params, x))
+                read = _read(second, lambda params, x: _unjitted(first)(params, x))
+                variables = isinstance(second, Mapping) and "params" in second
+                return _as_modules_are_called(read) if variables else read
     return None
 
 
@@ -140,9 +156,12 @@ def _read(network: Any, call: Callable[[Any, Any], Any]) -> Foreign:
 
 
 def _unjitted(function: Any) -> Any:
-    """A jitted function's own, since a trace that is remembered from before shows no module."""
-    jitted = type(function).__name__ == "PjitFunction"
-    return function.__wrapped__ if jitted else function
+    """A jitted function's own, since a trace that is remembered from before shows no module.
+
+    Of Equinox's transformations too those that change no value.
+    """
+    wrapped = type(function).__name__ in ("PjitFunction", "_JitWrapper", "_CheckpointWrapper")
+    return _unjitted(function.__wrapped__) if wrapped else function
 
 
 def _is_array(leaf: Any) -> bool:
@@ -206,7 +225,8 @@ def _record(network: Any, by_path: bool) -> None:
 
 def _modules(part: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     """Callable modules inside by path, each once, in the order of their fields."""
-    if id(part) in seen or _is_array(part) or isinstance(part, type | str | int | float):
+    plain = type | types.GenericAlias | str | int | float  # an alias holds itself, without end
+    if id(part) in seen or _is_array(part) or isinstance(part, plain):
         return
     seen.add(id(part))
     if isinstance(part, Mapping):

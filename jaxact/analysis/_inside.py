@@ -77,6 +77,9 @@ def look_inside(network: Foreign, x: PyTree[Array], /) -> Inside:
 
     Returns:
       What is inside.
+
+    Raises:
+      ValueError: if a tagged value is not of floats.
     """
     try:
         marks = _marks(network, x, 0)
@@ -99,6 +102,11 @@ def look_inside(network: Foreign, x: PyTree[Array], /) -> Inside:
             axes = [axis for axis in range(len(shape)) if shape[axis] != grown[axis]]
         if len(axes) != 1 or len(shape) < 2:
             continue
+        if not jnp.issubdtype(mark.value.dtype, jnp.floating):
+            raise ValueError(
+                f"values tagged in a network must be of floats; {mark.name!r} is of "
+                f"{mark.value.dtype}. Of complex h tag jnp.concatenate([h.real, h.imag], -1)"
+            )
         value = jax.eval_shape(
             lambda v, m=mark, axis=axes[0]: _arranged(network, m._replace(value=v), axis),
             mark.value,
@@ -277,18 +285,30 @@ def jacobians(
 def output_jacobians(
     inside: Inside, arrays: list[Array], x: PyTree[Array], basis: Float[Array, "r k"]
 ) -> dict[str, tuple[Float[Array, "step s"], Int[Array, " step"]]]:
-    """The derivatives of the output in the cuts, as `jacobians`; k counts the output's numbers."""
+    """The derivatives of the output in the cuts, as `jacobians`; k counts its `real_parts`."""
     _, marks = marked(lambda given: inside.network.apply(*given), (arrays, x))
     steps = {cut.name: cut.steps or 1 for cut in inside.cuts}
     zeros = {mark.name: jnp.zeros_like(mark.value) for mark in marks if mark.name in steps}
 
     def output(push: dict[str, Array]) -> Array:
-        return ravel_example(values(inside, arrays, x, push)[0])[0]
+        return ravel_example(real_parts(values(inside, arrays, x, push)[0]))[0]
 
     _, transpose = jax.vjp(output, zeros)
     rows = jax.vmap(lambda v: transpose(v)[0])(basis)
     split = {name: row.reshape(len(basis), steps[name], -1) for name, row in rows.items()}
     return _spectra({name: jnp.swapaxes(j, 0, 1) for name, j in split.items()})
+
+
+def real_parts(outputs: PyTree[Any], /) -> list[Array]:
+    """Of a network's outputs what has a derivative: floats, and complex numbers as two of them."""
+    parts = []
+    for leaf in jax.tree.leaves(outputs):
+        kind = jnp.result_type(leaf)
+        if jnp.issubdtype(kind, jnp.complexfloating):
+            parts += [leaf.real, leaf.imag]
+        elif jnp.issubdtype(kind, jnp.floating):
+            parts.append(leaf)
+    return parts
 
 
 def _spectra(stacks: dict[str, Float[Array, "step m n"]]) -> dict[str, tuple[Array, Array]]:

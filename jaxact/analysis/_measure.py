@@ -24,6 +24,7 @@ from jaxact.analysis._inside import (
     jacobians,
     look_inside,
     output_jacobians,
+    real_parts,
     start_features,
     start_tokens,
     token_groups,
@@ -40,7 +41,7 @@ from jaxact.analysis._measurement import (
 )
 from jaxact.analysis._measures import MEASURES, taking
 from jaxact.analysis._moments import covariance
-from jaxact.analysis._stream import LayerState, at_least_single, measure_layers
+from jaxact.analysis._stream import LayerState, at_least_single, measure_layers, samples_seen
 from jaxact.analysis._table import table
 from jaxact.analysis._tokens import means, quantities
 from jaxact.analysis._units import STATES
@@ -308,6 +309,7 @@ class _Probe:
                 f"network must show values inside; of this one its output and {len(weights)} "
                 f"weights are seen ({_listed(weights)}). Pass the module itself and not a function "
                 'that calls it, or name values by jaxact.analysis.tag(h, "name")'
+                + ("; one example is a batch of one, x[None]" if _without_units(x) else "")
             )
         chosen = inside._replace(
             cuts=tuple(cut for cut in inside.cuts if any(map(self.matches, cut.names))),
@@ -404,8 +406,11 @@ class _Probe:
         self, inside: Inside, of: str, arrays: list[Array], x: Any
     ) -> dict[str, Measurement]:
         x = jax.tree.map(lambda leaf: gathered(leaf)[:1], x)
-        end = x if of == "jacobian" else jax.eval_shape(inside.network.apply, arrays, x)
-        leaves = jax.tree.leaves(end)
+        end = x
+        if of == "output_jacobian":
+            end = jax.eval_shape(lambda a, x: real_parts(inside.network.apply(a, x)), arrays, x)
+        if not (leaves := jax.tree.leaves(end)):
+            raise ValueError(f"measures must not hold {of} here: the output holds no floats")
         size = sum(math.prod(leaf.shape) for leaf in leaves)
         basis = _directions(min(size, self.directions), size, jnp.result_type(*leaves))
         found = self.jacobians[of](arrays, x, basis)
@@ -450,11 +455,11 @@ def _quick_features(
     """Participation ratios from second moments, without a decomposition."""
     values = []
     shapes: list[tuple[int, int]] = []
-    for state in states:
+    for state, group in zip(states, groups(inside), strict=True):
+        samples = samples_seen(state, group[0].name, centred)
         second = jax.vmap(functools.partial(covariance, centred=centred))(state.moments)
         values.append(_of_gram(second))
-        rows = round(float(jnp.max(state.moments.count + state.moments.lost[0])))
-        shapes += [(max(rows, 1), second.shape[-1])] * len(second)
+        shapes += [(max(samples, 1), second.shape[-1])] * len(second)
     names = tuple(name for group in groups(inside) for cut in group for name in cut.names)
     return _quick("features", jnp.concatenate(values), names, shapes, inside.layers, centred)
 
@@ -528,6 +533,10 @@ def _directions(count: int, size: int, dtype: Any) -> Float[Array, "count size"]
 
 def _mean(a: dict[str, Array], b: dict[str, Array], share: float) -> dict[str, Array]:
     return jax.tree.map(lambda a, b: a + share * (b - a), a, b)
+
+
+def _without_units(x: Any) -> bool:
+    return all(leaf.ndim == 1 for leaf in jax.tree.leaves(x))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -298,16 +298,22 @@ def measure_stream(
     return {quantity: concatenate(part) for quantity, part in parts.items()}
 
 
+def samples_seen(state: LayerState, name: str, centred: bool) -> int:
+    """How many samples layers have seen; refuses a mean of one."""
+    samples = round(float(jnp.max(state.moments.count + state.moments.lost[0])))
+    if samples == 1 and centred:
+        raise ValueError(
+            f"states must have seen at least two samples for centred=True; {name!r} has seen "
+            f"{samples}: pass centred=False or more data"
+        )
+    return samples
+
+
 def measure_layers(
     state: LayerState, names: tuple[str, ...], centred: bool, object: str
 ) -> dict[str, Measurement]:
     """What `measure_stream` gives, of layers of one kind."""
-    samples = round(float(jnp.max(state.moments.count + state.moments.lost[0])))
-    if samples == 1 and centred:
-        raise ValueError(
-            f"states must have seen at least two samples for centred=True; {names[0]!r} has seen "
-            f"{samples}: pass centred=False or more data"
-        )
+    samples = samples_seen(state, names[0], centred)
     s = jax.jit(jax.vmap(functools.partial(moments_spectrum, centred=centred)))(state.moments)
     found = measure_spectrum(
         s,

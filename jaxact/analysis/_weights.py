@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxact import io, spectral
 from jaxact.analysis._chain import Chain
-from jaxact.analysis._foreign import arrays_of, is_equinox, is_module
+from jaxact.analysis._foreign import arrays_of, is_equinox, is_module, is_torch
 from jaxact.analysis._measurement import (
     Measurement,
     default_tolerance,
@@ -109,7 +109,8 @@ def as_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, np.nd
       layout: of convolution kernels in a mapping or file: ``"hwio"`` (Flax: space, inputs,
         outputs) or ``"oihw"`` (PyTorch and ONNX: outputs, inputs, space). It also says which axis
         of a dense weight counts the outputs: the last, or the first. By default ``"oihw"`` for
-        files of PyTorch, ONNX and safetensors, and for Equinox, else ``"hwio"``.
+        files of PyTorch, ONNX and safetensors, for a mapping to tensors of PyTorch, and for
+        Equinox, else ``"hwio"``.
 
     Returns:
       By name, in the order of the source, matrices (outputs, inputs).
@@ -143,6 +144,8 @@ def unread_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, M
     elif is_module(source):
         layout = "oihw" if layout is None and is_equinox(source) else layout
         source = arrays_of(source)
+    elif layout is None and isinstance(source, Mapping) and any(map(is_torch, source.values())):
+        layout = "oihw"
     layout = "hwio" if layout is None else layout
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}")
@@ -198,6 +201,9 @@ def _is_float(array: np.ndarray) -> bool:
 
 
 def _numbers(name: object, value: Any) -> np.ndarray:
+    if is_torch(value):  # NumPy takes none that has a gradient, nor of bfloat16
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() and value.itemsize < 4 else value
     array = np.asarray(value)
     if array.dtype == object or array.dtype.kind in "US":
         raise TypeError(f"{name} must be an array of numbers; got {type(value).__name__}")

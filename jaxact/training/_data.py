@@ -1,6 +1,8 @@
 """Data sets of labelled images: by name, from arrays, or from files."""
 
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -101,10 +103,7 @@ def load(
         return hub_dataset(name, size=size, label_column=label_column, **split)
     path = pathlib.Path(source)
     if path.suffix == ".npz" and path.is_file():
-        with np.load(path, allow_pickle=False) as file:
-            if not {"x", "y"} <= set(file.files):
-                raise ValueError(f"dataset {source} must hold arrays x and y; got {file.files}")
-            return _split(source, file["x"], file["y"], **split)
+        return _split(source, *_of_npz(path), **split)
     if is_cifar(path):
         return _cifar(path)
     if path.is_dir():
@@ -113,6 +112,16 @@ def load(
         f"dataset must be {', '.join(map(repr, DATASETS))} or the path of an existing .npz file, "
         f"of a CIFAR archive, or of a folder of images, or {HUB}NAME; got {source!r}"
     )
+
+
+def _of_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if not {"x", "y"} <= set(file.files):
+                raise ValueError(f"dataset {path} must hold arrays x and y; got {file.files}")
+            return file["x"], file["y"]
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"dataset {path} must be a whole .npz file; {error}") from error
 
 
 def _joined(source: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -307,6 +307,17 @@ class TestNames:
             analysis.select(found, shared).value, analysis.select(alone, shared).value, rtol=1e-5
         )
 
+    def test_of_linen_called_by_a_function(self):
+        module = nn.Sequential([nn.Dense(4), nn.Dense(3)])
+        variables = module.init(jax.random.key(0), INPUTS)
+        pair = (lambda variables, x: module.apply(variables, x)), variables
+        names = ["features/participation_ratio", "weight/participation_ratio"]
+        found = analysis.measure(pair, INPUTS, measures=names, layers="layers_0")
+        assert {m.object: m.layers for m in found} == {
+            "features": ("layers_0",),
+            "weight": ("layers_0.kernel",),
+        }
+
     def test_of_haiku_with_state(self):
         def forward(x, is_training=False):
             x = hk.nets.MLP([WIDTH, WIDTH])(x)
@@ -472,6 +483,34 @@ class TestData:
         with pytest.raises(ValueError, match="measures must not hold jacobian here: x holds more"):
             analysis.measure(pair, ids, measures=["jacobian"])
 
+    def test_outputs_that_are_complex_or_integers(self):
+        w = jax.random.normal(jax.random.key(2), (2, 4, 3))
+
+        def network(w, x):
+            h = analysis.tag(jnp.tanh(x), "h")
+            return {
+                "z": h.astype(jnp.complex64) @ jax.lax.complex(*w),
+                "class": jnp.argmax(h, axis=-1),
+            }
+
+        x = jax.random.normal(jax.random.key(3), (5, 4))
+        found = analysis.measure((network, w), x, measures=["output_jacobian/effective_rank"])[0]
+        s = np.linalg.svd(np.concatenate(np.asarray(w, np.float64), axis=1), compute_uv=False)
+        p = s / s.sum()
+        assert (found.layers, found.shapes) == (("h",), ((4, 6),))
+        assert found.value[0] == pytest.approx(np.exp(-np.sum(p * np.log(p))), rel=1e-5)
+        with pytest.raises(ValueError, match="output_jacobian here: the output holds no floats"):
+            analysis.measure(
+                (lambda w, x: network(w, x)["class"], w), x, measures=["output_jacobian"]
+            )
+
+    @pytest.mark.parametrize("kind", [jnp.complex64, jnp.int32, jnp.bool_])
+    def test_tags_of_other_than_floats_are_refused(self, kind):
+        pair = (lambda w, x: analysis.tag((x @ w).astype(kind), "h"), jnp.eye(WIDTH))
+        message = f"values tagged in a network must be of floats; 'h' is of {jnp.dtype(kind)}"
+        with pytest.raises(ValueError, match=message):
+            analysis.measure(pair, INPUTS)
+
     def test_directions_of_a_large_input(self):
         found = analysis.measure(Unrolled(), INPUTS, measures=["jacobian"], directions=3)
         rank = next(m for m in found if m.quantity == "numerical_rank")
@@ -604,6 +643,27 @@ class TestEquinoxCopies:
         assert found.layers == expected.layers == (*blocks, "head")
         chex.assert_trees_all_close(found.value, expected.value, rtol=1e-5)
 
+    @pytest.mark.parametrize(
+        "transform",
+        [eqx.filter_jit, eqx.filter_checkpoint, lambda f: jax.jit(eqx.filter_jit(f))],
+    )
+    def test_a_whole_network_transformed_is_the_network(self, transform):
+        names = ["features/participation_ratio", "weight/participation_ratio"]
+        found = analysis.measure(transform(equinox()), INPUTS, measures=names)
+        for m, expected in zip(
+            found, analysis.measure(equinox(), INPUTS, measures=names), strict=True
+        ):
+            assert m.layers == expected.layers
+            chex.assert_trees_all_close(m.value, expected.value, rtol=1e-5)
+
+    def test_aliases_of_types_are_no_modules(self):
+        class Typed(EquinoxNet):
+            kind: object = eqx.field(static=True, default=tuple[int, ...])
+
+        network = Typed(equinox().blocks, equinox().head)
+        (found,) = analysis.measure(network, INPUTS, measures=["features/participation_ratio"])
+        assert found.layers[-1] == "head"
+
     def test_stacked_inside(self):
         network = Stacking(equinox().blocks, equinox().head)
         (found,) = analysis.measure(network, INPUTS, measures=["features/participation_ratio"])
@@ -651,9 +711,25 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"network must show values inside.*analysis\.tag"):
             analysis.measure(network, INPUTS)
 
+    def test_one_example_is_told_to_be_a_batch(self):
+        with pytest.raises(ValueError, match=r"one example is a batch of one, x\[None\]"):
+            analysis.measure(Unrolled(), INPUTS[0])
+
+    def test_one_sample_has_no_spectrum_about_its_mean(self):
+        names = ["features/participation_ratio"]
+        with pytest.raises(ValueError, match="at least two samples for centred=True"):
+            analysis.measure(Unrolled(), INPUTS[:1], measures=names, centred=True)
+
     def test_neither_module_nor_function(self):
         with pytest.raises(TypeError, match="network must be"):
             analysis.measure(3.0, INPUTS)
+
+    def test_a_module_of_pytorch_is_told_the_way(self):
+        torch = pytest.importorskip("torch")
+        module = torch.nn.Linear(WIDTH, 3)
+        for network in (module, (module, module.state_dict())):
+            with pytest.raises(TypeError, match=r"in JAX; got Linear of PyTorch.*state_dict"):
+                analysis.measure(network, INPUTS)
 
 
 class TestFollow:

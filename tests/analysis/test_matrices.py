@@ -45,6 +45,17 @@ class TestSources:
         )
         np.testing.assert_allclose(s, t, atol=1e-5)
 
+    def test_tensors_of_pytorch_have_their_outputs_first(self):
+        torch = pytest.importorskip("torch")
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 2), torch.nn.Linear(8, 5))
+        found = analysis.as_matrices(network.to(torch.bfloat16).state_dict(keep_vars=True))
+        assert {name: m.shape for name, m in found.items()} == {
+            "0.weight": (8, 12),
+            "1.weight": (5, 8),
+        }
+        kernel = network[0].weight.detach().float().numpy()
+        np.testing.assert_array_equal(found["0.weight"], kernel.reshape(8, 12))
+
     def test_what_is_no_weight_of_a_transformer(self):
         arrays = {
             "h.0.attn.bias": np.tril(np.ones((1, 1, 4, 4))),

@@ -26,6 +26,19 @@ def test_digits_are_sklearns_and_standardized():
     np.testing.assert_allclose(counts, 0.2, atol=0.01)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_npz_file_is_named(tmp_path, save):
+    path = tmp_path / "cut short.npz"
+    save(path, x=np.random.default_rng(0).normal(size=(40, 4, 4)), y=np.arange(40) % 2)
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[1000:1100] = bytes(100)
+    for content in (b"", whole[:200], bytes(changed)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"cut short\.npz must be a whole \.npz file"):
+            training.load(str(path))
+
+
 def test_npz_file(tmp_path):
     rng = np.random.default_rng(0)
     path = tmp_path / "mine.npz"
