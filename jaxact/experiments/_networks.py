@@ -131,8 +131,8 @@ class Spec(NamedTuple):
       batch_size: examples a step.
       examples: training examples that are measured on.
       starts: names of `jaxact.experiments._starts.start`; networks start as they are made if none.
-      spread: what multiplies, in what is minimized beside the loss, the mean over blocks of the
-        logarithm of the participation ratio of a batch's features.
+      spread: what multiplies, in what is subtracted from the loss, the mean over blocks of the
+        logarithm of the participation ratio of a batch's centred features.
     """
 
     wiring: str
@@ -316,7 +316,7 @@ class Trials:
         Args:
           activation: one of the spec's.
           seeds: of weights and batches.
-          arms: step sizes, warm-ups and scales of the initial branch.
+          arms: step sizes, warm-ups, scales of the initial branch, and starts.
 
         Returns:
           For each arm what it shows.

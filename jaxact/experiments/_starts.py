@@ -2,8 +2,8 @@
 
 A rectifier's units in pairs [u, -u] answer linearly whatever their weights (Balduzzi et al. 2017,
 "looks linear"). With n = width / 2 of them, weights W_l = U_l D^(1/L) U_(l+1)^T and Haar random
-orthogonal U, the Jacobian of L blocks has the singular values D and n zeros at every input, and
-only D distinguishes one such network from another.
+orthogonal U, the Jacobian of L blocks has at every input the singular values D / sqrt(2) and n
+zeros. Networks of one seed differ in D alone, and in the norm of the head that it asks for.
 """
 
 from typing import Any
@@ -70,7 +70,7 @@ def start(names: tuple[str, ...], network: Any, number: Array, x: Array, key: Ar
       names: `OWN`, `TWIN`, or what `spectrum` takes.
       network: as it was made.
       number: which of the names.
-      x: inputs that `TWIN` and the head's scale are taken at.
+      x: inputs that the head's scale is taken at; the first of them serve `TWIN`.
       key: of the bases.
     """
     n, depth = network.stages[0].rest.layers[0].kernel.shape[-1] // 2, network.stages[0].depth

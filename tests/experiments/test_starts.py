@@ -77,6 +77,13 @@ class TestStart:
             np.testing.assert_allclose(s[:HALF] / s[0], expected / expected[0], rtol=2e-4)
             assert s[HALF] < 1e-5 * s[0]
 
+    @pytest.mark.parametrize("name", ["isometry", "exponential 1.3", "spike 1.1", starts.TWIN])
+    def test_all_have_one_mean_square(self, name):
+        """Half of that of D: the first block's units are pairs before it and after."""
+        _, network, x = _network(name)
+        s = np.linalg.svd(np.asarray(_jacobian(network, x[0]), np.float64), compute_uv=False)
+        assert np.mean(s[:HALF] ** 2) == pytest.approx(0.5, rel=1e-4)
+
     @pytest.mark.parametrize("name", ["isometry", "exponential 1.3"])
     def test_looks_linear(self, name):
         _, network, x = _network(name)
@@ -149,6 +156,50 @@ class TestTrials:
         x, y = jnp.asarray(data.train_x[:256]), jnp.asarray(data.train_y[:256])
         whole = training.cross_entropy(network(x), y)
         assert float(trial.observed["loss"][0, 0]) == pytest.approx(float(whole), rel=0.02)
+
+    def test_arms_have_the_starts_that_they_name(self):
+        """With logits of mean square one on the measured examples, and bases of their seed's."""
+
+        def observe(view):
+            chain = analysis.Chain((view.body,))
+            (weights,) = analysis.weight_matrices(chain)["blocks"].values()
+            return {"weights": weights, "size": jnp.mean(jnp.square(view.outputs))}
+
+        names = ("isometry", "spike 1.1")
+        spec = networks.Spec("plain", 2, 8, ("relu",), examples=20, starts=names)
+        trials = networks.Trials(spec, training.load("digits"), observe)
+        arms = [networks.Arm(start=start) for start in (1, 0)]
+        found = [trial.observed for trial in trials.run("relu", [0, 1], arms)]
+        for name, own in zip(reversed(names), found, strict=True):
+            np.testing.assert_allclose(own["size"], 1, rtol=1e-4)
+            s = np.linalg.svd(np.asarray(own["weights"]), compute_uv=False)[:, 0, :, :4]
+            d = np.exp(starts.spectrum(name, 4) / 2)
+            np.testing.assert_allclose(s, [[d, 2 * d]] * 2, rtol=1e-4)
+            assert np.max(np.abs(own["weights"][0] - own["weights"][1])) > 0.1
+
+    def test_spread_is_the_mean_logarithm_of_the_participation_of_centred_features(self):
+        """Of a batch, here of all examples, and over blocks."""
+        data = training.load("digits")
+        spec = networks.Spec(
+            "plain",
+            3,
+            8,
+            ("relu",),
+            marks="ends",
+            steps=1,
+            spread=0.5,
+            batch_size=len(data.train_x),
+        )
+        trials = networks.Trials(spec, data)
+        (trial,) = trials.run("relu", [0])
+        network = trials.network(jnp.int32(0), jax.random.key(0))
+        x, y = jnp.asarray(trials.x), jnp.asarray(trials.y)
+        ranks = []
+        for h in np.asarray(analysis.features(analysis.as_chain(network), x)["blocks"], np.float64):
+            squares = np.linalg.eigvalsh(np.cov(h.T))
+            ranks.append(np.sum(squares) ** 2 / np.sum(squares**2) / 8)
+        expected = training.cross_entropy(network(x), y) - 0.5 * np.mean(np.log(ranks))
+        assert float(trial.losses[0, 0]) == pytest.approx(float(expected), rel=1e-4)
 
     def test_spread_raises_the_rank_of_features(self):
         data = training.load("digits")

@@ -14,21 +14,27 @@ linear otherwise, degrades as He's does; a regularizer that keeps the features' 
 train. Which rank is meant is decided beside it: the ordering of the losses by each of four.
 
 Measurement: Rectifier networks on digits at the best of the step sizes (Adam). Units in pairs
-[u, -u] make a network linear at the start (Balduzzi et al. 2017), so that the singular values D of
-its blocks' Jacobian, at every input, are what W = U D^(1/L) V^T prescribes, with Haar random bases.
-D falls as a power, exponentially, or after its first value not at all, with a participation ratio
-between 1 and half the width; or is measured in the network of the same seed at He's initialization.
-The mean square of D and that of the logits are the same in all, width, depth, data and batches too.
-Adam's step does not depend on the scale of the gradient, and with it neither on the kernel's trace.
+[u, -u] make a network linear at the start (Balduzzi et al. 2017), so that the singular values of
+its blocks' Jacobian, at every input, are up to one factor the D that W = U D^(1/L) V^T prescribes,
+with Haar random bases in which each block takes up where the one before ends. D falls as a power,
+exponentially, or after its first value not at all, with a participation ratio between 1 and half
+the width; or is measured in the network of the same seed at He's initialization, where logarithms
+are averaged over four inputs. The mean square of D is the same in all that are linear at the start;
+that of the logits, width, depth, data and batches are the same in all. Not the same are the norms
+of the blocks' weights (the steeper D falls, the smaller) and of the head's, nor the share of the
+logits that varies with the input, which is least at He's initialization. Adam's step in the weights
+does not depend on a constant scale of the gradient; what it does to the logits does. The ranks that
+order the losses are those of the Jacobian from the input, through the stem, at one example.
 
-Theory: A linear network learns along a singular direction at a speed that grows with its singular
-value (Saxe et al. 2014), so a direction at exp(-20) waits while those before it are fitted: what
-decides is how many directions are within reach, not how much of the square norm the first one holds
-(the participation ratio).
+Theory: By gradient descent a linear network whose blocks share their bases learns along a singular
+direction at a speed that grows with its singular value (Saxe et al. 2014), so a direction at
+exp(-20) waits while those before it are fitted: what decides is how many directions are within
+reach, not how much of the square norm the first one holds (the participation ratio). The source's
+rank is that of the features; where a network is linear they are its inputs times the Jacobian.
 
 Practice: To learn whether a deep network will train, look at the tail of its Jacobian's spectrum of
-logarithms, or at the entropy's effective rank; a participation or stable rank near 1 alone is no
-harm.
+logarithms, or at the entropy's effective rank; a participation or stable rank near 1 alone does not
+say.
 """
 
 import numpy as np
@@ -189,10 +195,10 @@ def _predictor(quantity: str) -> Prediction:
 
 @plotted("causal")
 def _draw(table: pd.DataFrame) -> Figure:
-    """Loss left after training against four ranks of the input's Jacobian at the last block before
-    training, a point for each start: medians over seeds. Effective rank: the exponential of the
-    entropy; decay: ln of the largest singular value over that at a quarter of them. All but He's
-    network are linear at the start and differ in their spectrum alone.
+    """Loss left after training against four ranks of the Jacobian from the input to the last block
+    before training, at one example, a point for each start: medians over seeds. Effective rank: the
+    exponential of the entropy; decay: ln of the largest singular value over that at a quarter of
+    them. All but He's network are linear at the start, with the same bases at the same seed.
     """
     named = _plots.values_of(table, "start")
     starts = [s for kind in CALLED for s in named if s.partition(" ")[0] == kind]

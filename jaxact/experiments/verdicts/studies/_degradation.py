@@ -16,12 +16,14 @@ in advance.
 Measurement: Training loss of 3 x 3 convolutional networks of 8 channels at the best of the step
 sizes; the network is the source's for CIFAR-10 (stem, blocks of two convolutions, mean over
 positions, dense head) without its two changes of resolution and at 8 x 8 pixels of digits, trained
-by Adam where the source takes SGD with momentum. Batch norms are measured with the statistics of
-the measured examples.
+by Adam and without augmentation where the source takes SGD with momentum, crops and mirror images,
+and judged by the loss where it shows the error. Batch norms are measured with the statistics of the
+measured examples, 256 of those that are trained on; ranks of the Jacobian at one of them.
 
-Theory: Batch norm keeps a plain network's rank above a power of the width's (Daneshmand et al.
-2020) and makes its gradients grow exponentially towards the input (Yang et al. 2019, "A mean field
-theory of batch normalization"); both are properties of networks without shortcuts.
+Theory: Batch norm keeps the rank of a linear network above a power of its width (Daneshmand et al.
+2020), and makes the gradients of a network without shortcuts grow exponentially towards the input
+(Yang et al. 2019, "A mean field theory of batch normalization"): the first speaks for deep plain
+networks, the second against them.
 
 Practice: Below twenty layers a plain network with batch norm trains as a residual one does; at
 fifty-six it needs the shortcuts.
@@ -159,8 +161,8 @@ def _draw(table: pd.DataFrame) -> Figure:
 
 @plotted("degradation_rank")
 def _draw_rank(table: pd.DataFrame) -> Figure:
-    """Effective rank of the Jacobian from the input to each block of the deepest networks, of 64
-    inputs, before and after training at the best step size. Median over seeds, band from least to
+    """Effective rank of the Jacobian from the 64 pixels of one example to each block of the deepest
+    networks, before and after training at the best step size. Median over seeds, band from least to
     largest.
     """
     rows = select(table, "jacobian/effective_rank", depth="last")
