@@ -373,10 +373,10 @@ class TestWeights:
         (found,) = analysis.measure(call, x, measures=["weight/stable_rank"])
         shapes = dict(zip(found.layers, found.shapes, strict=True))
         assert shapes == {
-            "params.query.kernel": (12, 8),
-            "params.key.kernel": (12, 8),
-            "params.value.kernel": (12, 8),
-            "params.out.kernel": (8, 12),
+            "query.kernel": (12, 8),
+            "key.kernel": (12, 8),
+            "value.kernel": (12, 8),
+            "out.kernel": (8, 12),
         }
 
     def test_embedding_and_convolution(self):
