@@ -1,6 +1,7 @@
 """Networks whose blocks' product has a prescribed spectrum at the start."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,25 @@ def _jacobian(network, x):
     return jax.jacobian(lambda h: analysis.run(blocks, h)[0])(h)[:, 0]
 
 
+def _by_hand(network, x):
+    """Singular values of the blocks' Jacobian at inputs, from the weights alone, in float64."""
+    kernels = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf, np.float64)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(network)
+    }
+    (stem,) = (k for name, k in kernels.items() if name.startswith("stem") and "kernel" in name)
+    (stack,) = (k for name, k in kernels.items() if name.startswith("stages") and "kernel" in name)
+    found = []
+    for h in np.asarray(x, np.float64) @ stem:
+        product = np.eye(WIDTH)
+        for kernel in stack:
+            h = h @ kernel
+            product = product @ kernel * (h > 0)
+            h = np.maximum(h, 0)
+        found.append(np.linalg.svd(product, compute_uv=False))
+    return np.array(found)
+
+
 class TestSpectrum:
     @pytest.mark.parametrize("name", ["power 1.05", "power 20", "exponential 2", "spike 1.001"])
     def test_has_the_participation_ratio_it_names(self, name):
@@ -77,12 +97,22 @@ class TestStart:
             np.testing.assert_allclose(s[:HALF] / s[0], expected / expected[0], rtol=2e-4)
             assert s[HALF] < 1e-5 * s[0]
 
-    @pytest.mark.parametrize("name", ["isometry", "exponential 1.3", "spike 1.1", starts.TWIN])
-    def test_all_have_one_mean_square(self, name):
-        """Half of that of D: the first block's units are pairs before it and after."""
+    @pytest.mark.parametrize("name", ["isometry", "exponential 1.3", "power 3", "spike 1.1"])
+    def test_the_spectrum_by_hand(self, name):
+        """That of D over the root of two: the first block's units are pairs before it and after."""
         _, network, x = _network(name)
-        s = np.linalg.svd(np.asarray(_jacobian(network, x[0]), np.float64), compute_uv=False)
-        assert np.mean(s[:HALF] ** 2) == pytest.approx(0.5, rel=1e-4)
+        expected = np.exp(starts.spectrum(name, HALF)) / 2**0.5
+        np.testing.assert_allclose(_by_hand(network, x)[:, :HALF], [expected] * len(x), rtol=2e-4)
+        assert np.max(_by_hand(network, x)[:, HALF:]) < 1e-6
+
+    def test_twin_by_hand(self):
+        """Logarithms are averaged over inputs, those cut off taken as the least that are left."""
+        made, network, x = _network(starts.TWIN)
+        logs = [np.log(np.maximum(s, s[s > 1e-9].min())) for s in _by_hand(made, x[:4])]
+        expected = np.mean(logs, axis=0)[:HALF]
+        expected -= np.log(2 * np.mean(np.exp(2 * expected))) / 2
+        found = np.log(_by_hand(network, x)[:, :HALF])
+        np.testing.assert_allclose(found, [expected] * len(x), atol=2e-3)
 
     @pytest.mark.parametrize("name", ["isometry", "exponential 1.3"])
     def test_looks_linear(self, name):
@@ -177,20 +207,17 @@ class TestTrials:
             np.testing.assert_allclose(s, [[d, 2 * d]] * 2, rtol=1e-4)
             assert np.max(np.abs(own["weights"][0] - own["weights"][1])) > 0.1
 
-    def test_spread_is_the_mean_logarithm_of_the_participation_of_centred_features(self):
-        """Of a batch, here of all examples, and over blocks."""
-        data = training.load("digits")
-        spec = networks.Spec(
-            "plain",
-            3,
-            8,
-            ("relu",),
-            marks="ends",
-            steps=1,
-            spread=0.5,
-            batch_size=len(data.train_x),
-        )
-        trials = networks.Trials(spec, data)
+    def test_spread_is_the_mean_logarithm_of_the_participation_of_centred_features(
+        self, monkeypatch
+    ):
+        """Of a batch, here of all examples, and over blocks; it is subtracted from the loss."""
+
+        def fit(loss, leaves, x, y, **_):
+            return types.SimpleNamespace(measured={}, losses=loss(leaves, x, y)[None])
+
+        monkeypatch.setattr(training, "fit", fit)
+        spec = networks.Spec("plain", 3, 8, ("relu",), steps=1, spread=0.5)
+        trials = networks.Trials(spec, training.load("digits"))
         (trial,) = trials.run("relu", [0])
         network = trials.network(jnp.int32(0), jax.random.key(0))
         x, y = jnp.asarray(trials.x), jnp.asarray(trials.y)
