@@ -25,8 +25,8 @@ Theory: Batch norm keeps the rank of a linear network above a power of its width
 (Yang et al. 2019, "A mean field theory of batch normalization"): the first speaks for deep plain
 networks, the second against them.
 
-Practice: Below twenty layers a plain network with batch norm trains as a residual one does; at
-fifty-six it needs the shortcuts.
+Practice: A network of eight layers with batch norm needs no shortcuts; one of twenty keeps several
+times the training loss without them, and one of fifty-six learns little.
 """
 
 import numpy as np
