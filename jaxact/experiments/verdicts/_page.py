@@ -14,9 +14,9 @@ from jaxact.experiments.verdicts._published import Made
 from jaxact.experiments.verdicts._statistics import Outcome, detectable
 
 METHOD = (
-    "Claims, measurements, smallest effects of interest and rules are fixed in the code before the "
-    "data; where a rule was restated after them, the last section says so. The verdicts are "
-    "computed from the data by the rules, and no text here is written by hand after a run. An "
+    "Measurements, smallest effects of interest and rules are fixed in the code before the data; "
+    "where a rule was restated after them, the last section says so. The verdicts are computed "
+    "from the data by the rules; descriptions and lines of practice are written by hand. An "
     "effect is paired: it compares networks of the same seed. Its median over seeds is tested "
     "against the smallest effect of interest by the sign test, and shown with its interval of "
     "order statistics; both are exact for any distribution. Holm's procedure corrects over all "
