@@ -182,7 +182,7 @@ def _draw_rank(table: pd.DataFrame) -> Figure:
         ylabel="effective rank",
         names={
             **{word: wiring.get(word).label for word in (PLAIN, RESIDUAL)},
-            **{step: f"after {step} steps" for step in rows.step.unique()},
+            **{step: f"after {step:g} steps" for step in rows.step.unique()},
         },
     )
 
