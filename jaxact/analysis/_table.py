@@ -90,8 +90,8 @@ def table(measurements: Iterable[Measurement] | Mapping[str, Measurement], /) ->
       >>> frame = table(measure_matrices({"fc": np.eye(3), "broken": np.full((2, 2), np.nan)}))
       >>> frame[["name", "quantity", "value"]].query("quantity == 'non_finite'")
             name    quantity  value
-      41      fc  non_finite    0.0
-      42  broken  non_finite    4.0
+      42      fc  non_finite    0.0
+      43  broken  non_finite    4.0
     """
     if isinstance(measurements, Mapping):
         measurements = measurements.values()
