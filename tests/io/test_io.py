@@ -105,6 +105,17 @@ def test_what_has_no_room_is_named_and_leaves_nothing(tmp_path, write):
     assert not any(tmp_path.iterdir())
 
 
+def test_what_stops_a_writer_is_raised_though_its_file_is_gone(tmp_path):
+    def stopped():
+        with io.replacing(tmp_path / "file") as temporary:
+            temporary.unlink()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_dtype_without_a_place_in_safetensors(tmp_path):
     with pytest.raises(ValueError, match=r"got 'w' of complex128"):
         io.write_safetensors(tmp_path / "a.safetensors", {"w": np.ones(2, np.complex128)})
