@@ -250,12 +250,12 @@ class Trials:
 
         def loss(leaves, x, y):
             network = build(leaves)
-            cost = training.cross_entropy(network(x), y)
             if not self.spec.spread:
-                return cost
-            h = analysis.features(analysis.as_chain(network), x)["blocks"]
-            ranks = analysis.participation(analysis.feature_matrix(h, centred=True))
-            return cost - self.spec.spread * jnp.mean(jnp.log(ranks))
+                return training.cross_entropy(network(x), y)
+            found = analysis.features(analysis.as_chain(network.segments(train=True)), x)
+            h = analysis.feature_matrix(found["blocks"], centred=True)
+            gained = jnp.mean(jnp.log(analysis.participation(h)))
+            return training.cross_entropy(found["head"][-1], y) - self.spec.spread * gained
 
         def schedule(step):
             done = (step + 1).astype(jnp.float32)
@@ -281,13 +281,14 @@ class Trials:
     def _observe(self, index: Int[Array, ""], network: Any) -> dict[str, Any]:
         """What is looked at of a network; batch norms have the statistics of what it is shown."""
         slope = jax.grad(self._activation(index))
+        x = jnp.asarray(self.x[: self.spec.examples])
         if self.spec.norm == "batch":
             network.set_attributes(momentum=0.0, raise_if_not_found=False)
-            network(jnp.asarray(self.x[: self.spec.examples]))
+            network(x)
             network.eval()
         view = analysis.view(
             analysis.as_chain(network),
-            jnp.asarray(self.x[: self.spec.examples]),
+            x,
             jnp.asarray(self.y[: self.spec.examples]),
             loss=training.cross_entropy,
             slope=lambda h: jax.vmap(slope)(h.reshape(-1)).reshape(h.shape),

@@ -66,12 +66,13 @@ def _fields(batch: Batch, cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def _arms(batch: Batch, activation: str) -> dict[int, Arm]:
     """By number of the cell what differs between those of an activation."""
+    starts = _starts(batch)
     return {
         i: Arm(
             fields.get("rate", 1e-3),
             fields.get("warmup", 0.0),
             fields["depth"] ** -fields.get("exponent", 0.0),
-            _starts(batch).index(cell["start"]) if "start" in cell else 0,
+            starts.index(cell["start"]) if "start" in cell else 0,
         )
         for i, cell in enumerate(batch.cells)
         if (fields := _fields(batch, cell))["activation"] == activation

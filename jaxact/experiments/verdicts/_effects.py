@@ -70,13 +70,19 @@ TRAINED = 0.5
 """Share of the loss of a guess below which a network counts as trained."""
 CEILING = 0.01
 """Share of the loss of a guess below which a task says nothing of the networks that solve it."""
+HALF_AGAIN = math.log(1.5)
+"""A difference between logarithms of losses that `NOISE` gives the reason of."""
 NOISE = "half again: twice by how much the same network's loss varies between seeds"
+
+
+def log_left(table: pd.DataFrame, /, **where: Any) -> pd.Series:
+    """Logarithm of what `remaining` gives."""
+    return pd.Series(np.log(remaining(table, **where)))
 
 
 def log_ratio(table: pd.DataFrame, activation: str, other: str, /) -> pd.Series:
     """Logarithm of the loss left with one activation over that left with another."""
-    a, b = (remaining(table, activation=name) for name in (activation, other))
-    return pd.Series(np.log(a / b))
+    return log_left(table, activation=activation) - log_left(table, activation=other)
 
 
 def trains(**where: Any) -> Gate:
@@ -123,6 +129,24 @@ def best(losses: pd.DataFrame, columns: Sequence[str], /) -> dict[str, Any]:
     found = medians.idxmin()
     values = found if isinstance(found, tuple) else (found,)
     return dict(zip(columns, values, strict=True))
+
+
+def at_best_rate(
+    rows: pd.DataFrame, losses: pd.DataFrame, columns: Sequence[str], /
+) -> pd.DataFrame:
+    """The rows of each network at the step size of its smallest median loss.
+
+    Args:
+      rows: of any quantity.
+      losses: by which step sizes are judged.
+      columns: by whose values networks are told apart.
+    """
+    chosen = []
+    networks: Any = rows.groupby(list(columns), sort=False)
+    for values, own in networks:
+        judged = rows_where(losses, **dict(zip(columns, values, strict=True)))
+        chosen.append(rows_where(own, **best(judged, ("rate",))))
+    return pd.concat(chosen)
 
 
 def correlation(

@@ -47,8 +47,10 @@ from jaxact.experiments import _plots
 from jaxact.experiments._starts import ISOMETRY, OWN, TWIN
 from jaxact.experiments.verdicts._cells import train_cells, trials
 from jaxact.experiments.verdicts._effects import (
+    HALF_AGAIN,
     NOISE,
     by_seed,
+    log_left,
     remaining,
     select,
     trains,
@@ -68,7 +70,6 @@ from jaxact.experiments.verdicts._statistics import rank_correlation
 
 STEEP, FLAT = "exponential 1.05", "spike 1.05"
 """The same participation ratio, 1.05, with and without a tail that falls."""
-HALF_AGAIN = float(np.log(1.5))
 RANKS = {
     "jacobian/participation_ratio": "participation ratio",
     "jacobian/stable_rank": "stable rank",
@@ -85,8 +86,7 @@ SPREAD = 0.3
 
 
 def _log_left(table: pd.DataFrame, start: str, spread: float = 0.0) -> pd.Series:
-    """Logarithm of the loss left at the best step size."""
-    return pd.Series(np.log(remaining(table, start=start, spread=spread)))
+    return log_left(table, start=start, spread=spread)
 
 
 def _worse(start: str, label: str) -> Prediction:
@@ -159,7 +159,7 @@ def _kept(table: pd.DataFrame) -> pd.Series:
 
 def orders(table: pd.DataFrame, quantity: str) -> np.ndarray:
     """For each seed the rank correlation, over starts, of a lack of rank with the loss left."""
-    starts = [start for start in _plots.values_of(table, "start") if start]
+    starts = _plots.values_of(table, "start")
     left = {start: remaining(table, start=start, spread=0.0) for start in starts}
     rank = {start: _at_start(table, quantity, start) for start in starts}
     sign = 1 if quantity in MORE else -1
@@ -179,19 +179,15 @@ def _at_start(table: pd.DataFrame, quantity: str, start: str) -> pd.Series:
 
 
 def _predictor(quantity: str) -> Prediction:
-    rest = [other for other in RANKS if other != quantity]
-
-    def effect(table: pd.DataFrame) -> np.ndarray:
-        return orders(table, quantity)
-
     return Prediction(
         f"{RANKS[quantity]} orders the losses",
         f"Over starts, the {RANKS[quantity]} at initialization and the loss after training are "
         "ordered as less rank, more loss.",
-        effect,
+        lambda table: orders(table, quantity),
         bound=0.8,
         unit="rank correlation",
-        reason=f"two thirds of the variance of the ranks (0.8 squared); {len(rest)} others compete",
+        reason="two thirds of the variance of the ranks (0.8 squared); "
+        f"{len(RANKS) - 1} others compete",
     )
 
 

@@ -37,11 +37,12 @@ from jaxact import wiring
 from jaxact.experiments import _plots
 from jaxact.experiments.verdicts._cells import train_cells, trials
 from jaxact.experiments.verdicts._effects import (
+    HALF_AGAIN,
     NOISE,
-    best,
+    at_best_rate,
     by_seed,
+    log_left,
     over_chance,
-    remaining,
     select,
     trains,
 )
@@ -55,12 +56,7 @@ from jaxact.experiments.verdicts._protocol import (
 )
 
 PLAIN, RESIDUAL = "original+plain", "original"
-HALF_AGAIN = float(np.log(1.5))
 UNIT = "nats of the ratio of losses"
-
-
-def _log_left(table: pd.DataFrame, word: str, depth: object) -> pd.Series:
-    return pd.Series(np.log(remaining(table, wiring=word, depth=depth)))
 
 
 def _depths(table: pd.DataFrame) -> list[int]:
@@ -77,7 +73,8 @@ def _deeper(deep: int, shallow: int) -> Prediction:
 
     def effect(table: pd.DataFrame) -> pd.Series:
         depths = _depths(table)
-        return _log_left(table, PLAIN, depths[deep]) - _log_left(table, PLAIN, depths[shallow])
+        kept, other = (log_left(table, wiring=PLAIN, depth=depths[i]) for i in (deep, shallow))
+        return kept - other
 
     return Prediction(
         f"plain: the {which[deep]} keeps more than the {which[shallow]}",
@@ -101,7 +98,8 @@ def _deeper(deep: int, shallow: int) -> Prediction:
 )
 def _residual(table: pd.DataFrame) -> pd.Series:
     """The deepest residual network keeps less than half again of what the shallowest keeps."""
-    return _log_left(table, RESIDUAL, "last") - _log_left(table, RESIDUAL, "first")
+    last, first = (log_left(table, wiring=RESIDUAL, depth=depth) for depth in ("last", "first"))
+    return last - first
 
 
 @predicts(
@@ -113,7 +111,8 @@ def _residual(table: pd.DataFrame) -> pd.Series:
 )
 def _shortcuts(table: pd.DataFrame) -> pd.Series:
     """The deepest plain network keeps half again as much of the training loss as the residual."""
-    return _log_left(table, PLAIN, "last") - _log_left(table, RESIDUAL, "last")
+    plain, residual = (log_left(table, wiring=word, depth="last") for word in (PLAIN, RESIDUAL))
+    return plain - residual
 
 
 def _rank(table: pd.DataFrame, word: str, quantity: str) -> pd.Series:
@@ -142,11 +141,8 @@ def _draw(table: pd.DataFrame) -> Figure:
     source's figure 1; left plain, right residual. Median over seeds, band from least to largest.
     """
     losses = over_chance(select(table, "loss"))
-    networks = [own for _, own in losses.groupby(["wiring", "depth"], sort=False)]
-    last = losses.step.max()
-    rows = pd.concat(
-        [_plots.where(own, **best(_plots.where(own, step=last), ("rate",))) for own in networks]
-    )
+    last = _plots.where(losses, step=losses.step.max())
+    rows = at_best_rate(losses, last, ("wiring", "depth"))
     depths = {depth: f"{_layers(depth)} layers" for depth in _plots.values_of(rows, "depth")}
     return _plots.lines(
         rows,
@@ -167,11 +163,7 @@ def _draw_rank(table: pd.DataFrame) -> Figure:
     """
     rows = select(table, "jacobian/effective_rank", depth="last")
     losses = over_chance(select(table, "loss", step="last", depth="last"))
-    chosen = [
-        _plots.where(own, **best(_plots.where(losses, wiring=word), ("rate",)))
-        for word, own in rows.groupby("wiring", sort=False)
-    ]
-    rows = pd.concat(chosen)
+    rows = at_best_rate(rows, losses, ("wiring",))
     rows = _plots.where(rows, step=(rows.step.min(), rows.step.max()))
     return _plots.lines(
         rows,

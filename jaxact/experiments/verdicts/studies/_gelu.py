@@ -19,7 +19,6 @@ were trained with, since the sigmoid form's values differ in the second digit.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ from jaxact import activations, analysis
 from jaxact.experiments import _plots
 from jaxact.experiments.verdicts._cells import train_cells, trials
 from jaxact.experiments.verdicts._effects import (
+    HALF_AGAIN,
     NOISE,
     log_ratio,
     no_ceiling,
@@ -100,7 +100,7 @@ def _unnoticed(name: str) -> Prediction:
         f"With the {FORMS[name]} form the loss is at most one and a half times that with the exact "
         "GELU.",
         lambda table: log_ratio(table, name, "gelu"),
-        bound=math.log(1.5),
+        bound=HALF_AGAIN,
         side="below",
         unit="nats of loss",
         reason=NOISE,

@@ -23,8 +23,6 @@ Practice: Choose between these activations by speed and by what the gain and the
 are; how much of the range is used says little about the loss.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +33,7 @@ from jaxact import activations, analysis, theory
 from jaxact.experiments import _plots
 from jaxact.experiments.verdicts._cells import train_cells, trials
 from jaxact.experiments.verdicts._effects import (
+    HALF_AGAIN,
     NOISE,
     by_seed,
     log_ratio,
@@ -104,7 +103,7 @@ def _in_network(name: str) -> Prediction:
 
 @predicts(
     "Su's function (training)",
-    bound=math.log(1.5),
+    bound=HALF_AGAIN,
     side="below",
     unit="nats of loss",
     reason=NOISE,

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from jaxact.experiments import _plots
 from jaxact.experiments.verdicts._cells import train_cells, trials
-from jaxact.experiments.verdicts._effects import best, over_chance, remaining, select
+from jaxact.experiments.verdicts._effects import at_best_rate, over_chance, remaining, select
 from jaxact.experiments.verdicts._protocol import (
     Prediction,
     Study,
@@ -90,9 +90,8 @@ def _draw(table: pd.DataFrame) -> Figure:
     """
     rows = over_chance(select(table, "loss"))
     rows = _plots.where(rows, rows.step > 0)
-    networks = [own for _, own in rows.groupby(["activation", "depth", "step"], sort=False)]
     return _plots.lines(
-        pd.concat([_plots.where(own, **best(own, ("rate",))) for own in networks]),
+        at_best_rate(rows, rows, ("activation", "depth", "step")),
         x="depth",
         by="activation",
         panel="step",
