@@ -9,6 +9,7 @@ STUDIES = {
     "analyze": ("checkpoint", "ranks of every weight matrix of checkpoints"),
     "figures": ("figures", "the figures of a paper"),
     "verdicts": ("verdicts", "claims of the literature, with a verdict for each"),
+    "device-check": ("device_check", "the same results on this device as on the CPU, and how fast"),
 }
 
 

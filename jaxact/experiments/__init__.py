@@ -17,13 +17,14 @@ from jaxact.experiments._store import write_json as write_json
 
 if TYPE_CHECKING:
     from jaxact.experiments import checkpoint as checkpoint
+    from jaxact.experiments import device_check as device_check
     from jaxact.experiments import figures as figures
     from jaxact.experiments import rank_collapse as rank_collapse
     from jaxact.experiments import train_resnet as train_resnet
     from jaxact.experiments import verdicts as verdicts
     from jaxact.experiments._graded import graded_states as graded_states
 
-_STUDIES = ("checkpoint", "figures", "rank_collapse", "train_resnet", "verdicts")
+_STUDIES = ("checkpoint", "device_check", "figures", "rank_collapse", "train_resnet", "verdicts")
 
 
 def __getattr__(name: str) -> object:

@@ -1,19 +1,11 @@
 """The check of a device, on the CPU: every result passes, and both reports are written."""
 
-import importlib.util
 import json
-import pathlib
-import sys
 
 import pytest
 
-from jaxact.experiments import StudyError
-
-_PATH = pathlib.Path(__file__).parents[1] / "scripts" / "device_check.py"
-_SPEC = importlib.util.spec_from_file_location("device_check", _PATH)
-device_check = sys.modules["device_check"] = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(device_check)
-Check, DeviceCheck = device_check.Check, device_check.DeviceCheck
+from jaxact.experiments import StudyError, device_check
+from jaxact.experiments.device_check import Check, DeviceCheck
 
 
 def test_a_wrong_result_fails():
