@@ -178,14 +178,17 @@ def check_deep(kind, layers, seed, most):
     for name, errors in (("default", default), ("refined", refined)):
         print(f"  {name} {np.sum(errors < 0.01)}, largest error {errors.max():.1e}")
     assert np.sum(default >= 0.01) <= most
-    assert np.max(refined) < 0.03
-    return default, refined
+    assert np.sum(refined >= 0.01) <= most // 2
+    errors = np.asarray(measured(kind, layers, seed, None)[2].error)
+    return default, refined, errors
 
 
 @pytest.mark.slow
-def test_a_nearly_singular_layer_among_a_thousand():
-    """One of condition number above 1e7 puts four values of the default form off."""
-    assert np.max(check_deep("Gaussian", 1000, 1, 4)[0]) > 0.01
+def test_two_values_that_a_thousand_layers_mix():
+    """How far off they are depends on LAPACK's kernel; their error, given as infinite, does not."""
+    default, refined, errors = check_deep("Gaussian", 1000, 1, 4)
+    assert np.max(default) > 0.01
+    assert np.all(errors[refined >= 0.01] == np.inf)
 
 
 @pytest.mark.slow
