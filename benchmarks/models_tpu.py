@@ -228,7 +228,7 @@ def main():
                 label = f"{name} x {devices}" + (", shard_map" if manual else "")
                 report(label, compiled, *times)
                 if options.dump:
-                    with open(f"{options.dump}/{label}.hlo", "w") as file:
+                    with open(f"{options.dump}/{label}.hlo", "w", encoding="utf-8") as file:
                         file.write(compiled.as_text() or "")
 
 

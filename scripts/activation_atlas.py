@@ -103,7 +103,9 @@ def main() -> None:
     """Write both."""
     draw(DOCS / "images" / "activation_atlas.png")
     page = DOCS / "activations.md"
-    page.write_text(filled(page.read_text(), "constants", table() + "\n"))
+    page.write_text(
+        filled(page.read_text(encoding="utf-8"), "constants", table() + "\n"), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ def table() -> str:
 
 def main() -> int:
     """Writes the page, or with --check says whether it is up to date."""
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     page = filled(text, "measures", table())
     if asked_to_check(__doc__):
         return int(page != text)
-    PAGE.write_text(page)
+    PAGE.write_text(page, encoding="utf-8")
     return 0
 
 

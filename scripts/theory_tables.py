@@ -41,12 +41,12 @@ def main() -> int:
     """Write the page, or with --check say whether it is up to date."""
     check = asked_to_check(__doc__)
     jax.config.update("jax_enable_x64", True)
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     rows = "".join(row(name) for name in sorted(activations.names()) if not _skipped(name))
     page = filled(text, "constants", HEADER + rows)
     if check:
         return int(page != text)
-    PAGE.write_text(page)
+    PAGE.write_text(page, encoding="utf-8")
     return 0
 
 

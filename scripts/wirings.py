@@ -150,7 +150,7 @@ def skips() -> str:
 
 def page() -> str:
     """docs/models.md with its tables written anew."""
-    text = (DOCS / "models.md").read_text()
+    text = (DOCS / "models.md").read_text(encoding="utf-8")
     for name, table in (("placements", placements()), ("skips", skips())):
         text = filled(text, name, table)
     return text
@@ -160,8 +160,8 @@ def main() -> int:
     """Writes the tables and one picture for each placement."""
     text = page()
     if asked_to_check(__doc__):
-        return int(text != (DOCS / "models.md").read_text())
-    (DOCS / "models.md").write_text(text)
+        return int(text != (DOCS / "models.md").read_text(encoding="utf-8"))
+    (DOCS / "models.md").write_text(text, encoding="utf-8")
     plt.rcParams["svg.hashsalt"] = "jaxact"
     for name, placement in PLACEMENTS.items():
         figure = draw(placement)

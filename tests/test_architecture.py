@@ -126,3 +126,18 @@ def test_what_is_missing_is_named_with_its_extra(code, package, extra):
     found = _without_extras(code)
     sentence = f"{package} is not installed; install it by pip install 'jaxact[{extra}]'"
     assert found.stderr.splitlines()[-1] == f"ModuleNotFoundError: {sentence}"
+
+
+@pytest.mark.parametrize("folder", ["jaxact", "scripts"])
+def test_text_files_have_one_encoding_on_every_system(folder):
+    unsaid = []
+    for path in (ROOT.parent / folder).rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            text = call.func.attr in ("read_text", "write_text")
+            if call.func.attr == "open" and call.args and isinstance(call.args[0], ast.Constant):
+                text = "b" not in str(call.args[0].value)
+            if text and not any(keyword.arg == "encoding" for keyword in call.keywords):
+                unsaid.append(f"{path}:{call.lineno}")
+    assert not unsaid

@@ -327,7 +327,7 @@ def main() -> int:
 
     def study() -> int:
         passed = run(config)
-        print((config.out / "report.md").read_text())
+        print((config.out / "report.md").read_text(encoding="utf-8"))
         return int(not passed)
 
     return command_line(study)

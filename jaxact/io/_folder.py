@@ -62,7 +62,7 @@ def _numbered(folder: pathlib.Path, files: list[pathlib.Path]) -> None:
 
 def _indexed(index: pathlib.Path, folder: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     try:
-        places = json.loads(index.read_text())["weight_map"]
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards: dict[str, list[str]] = {}
         for name, shard in places.items():
             if pathlib.PurePath(shard).name != shard:
@@ -123,7 +123,7 @@ def read_config(path: str | pathlib.Path, /) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"path must have a config.json of JSON; {file}: {error}") from error
     if not isinstance(found, dict):

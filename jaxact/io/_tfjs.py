@@ -21,7 +21,7 @@ def read(path: pathlib.Path, limit: int) -> dict[str, np.ndarray]:
     """
     arrays: dict[str, np.ndarray] = {}
     try:
-        manifest = json.loads(path.read_text())["weightsManifest"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))["weightsManifest"]
         entries = [entry for group in manifest for entry in group["weights"]]
         unpacked = [math.prod(e["shape"]) * 4 for e in entries if "quantization" in e]
         admit(path, sum(unpacked), limit)

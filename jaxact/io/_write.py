@@ -35,7 +35,7 @@ def replacing(path: pathlib.Path, /) -> Iterator[pathlib.Path]:
         temporary = pathlib.Path(name)
         try:
             yield temporary
-            with temporary.open("rb") as file:
+            with temporary.open("r+b") as file:  # Windows syncs no file open for reading
                 os.fsync(file.fileno())
             temporary.chmod(0o644)
             os.replace(temporary, path)

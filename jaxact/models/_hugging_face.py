@@ -311,7 +311,7 @@ def load_hugging_face(
                 parts.append(part)
         if len(parts) == len(keys):
             whole = np.stack(parts) if entry.stacked else parts[0]
-            values[path] = jnp.asarray(whole, want.dtype)
+            values[path] = jnp.asarray(np.array(whole), want.dtype)
     known = {entry.key.format(i) for entry in entries for i in range(network.config.depth)}
     wrong += [f"left over {key}" for key in given if key not in known]
     if wrong:

@@ -91,7 +91,7 @@ def load(path: str | pathlib.Path, /, **given: Any) -> Any:
     variables = _variables(network)
     _check(arrays, variables, f"path must hold the network it says; {path}")
     for name, variable in variables.items():
-        set_value(variable, jnp.asarray(arrays[name]))
+        set_value(variable, jnp.asarray(np.array(arrays[name])))
     return network
 
 

@@ -146,7 +146,9 @@ def _load(network: Any, source: Source, library: str, head: bool) -> Any:
     for path, parts in found.items():
         whole = parts[None] if None in parts else np.stack([parts[i] for i in range(len(parts))])
         variable = variables[path]
-        values.append((path, variable.replace(jnp.asarray(whole, value_of(variable).dtype))))
+        values.append(
+            (path, variable.replace(jnp.asarray(np.array(whole), value_of(variable).dtype)))
+        )
     loaded = fresh(network)
     values += [(path, Constant(value)) for path, value in constants.items()]
     nnx.update(loaded, nnx.from_flat_state(values))

@@ -39,13 +39,13 @@ class JsonLines:
                 line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= after
             )
         write_whole(path, kept)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self._file = path.open("ab", buffering=0)
 
     def __enter__(self) -> "JsonLines":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        os.close(self._file)
+        self._file.close()
 
     def __call__(self, row: Row, /) -> None:
         """Appends one row.
@@ -56,11 +56,11 @@ class JsonLines:
         data = json.dumps(_plain(dict(row)), allow_nan=False).encode() + b"\n"
         with of_file(self.path):
             while data:
-                data = data[os.write(self._file, data) :]
+                data = data[self._file.write(data) :]
 
     def sync(self) -> None:
         """Makes sure that all rows are on the disk."""
-        os.fsync(self._file)
+        os.fsync(self._file.fileno())
 
 
 def read_log(path: pathlib.Path, /) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Arrays come back from every kind of file as they were; nothing pickled is run."""
 
+import errno
+import fcntl
 import os
 import pathlib
 import pickle
@@ -361,3 +363,23 @@ def test_a_flipped_byte_gives_arrays_or_a_sentence(tmp_path, kind):
             assert np.asarray(array).copy().size == array.size
     assert messages
     assert all(text.startswith(("path must be", "limit must be")) for text in messages)
+
+
+def test_what_is_written_is_synced_and_replaced_as_windows_allows(tmp_path, monkeypatch):
+    """It syncs no handle that was opened for reading, and replaces no file that is mapped."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"before")
+
+    def sync(handle):
+        assert fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    io.write_whole(path, b"after")
+    assert path.read_bytes() == b"after"
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError, match=r"Access is denied: '.*a.txt'"):
+        io.write_whole(path, b"never")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.txt", b"after")]

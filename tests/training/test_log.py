@@ -3,7 +3,7 @@
 import errno
 import json
 import math
-import os
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with training.JsonLines(tmp_path / "metrics.jsonl") as log:
-        monkeypatch.setattr(os, "write", full)
+        monkeypatch.setattr(log, "_file", types.SimpleNamespace(write=full, close=log._file.close))
         with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
             log({"step": 1})
 

@@ -345,7 +345,7 @@ def main() -> None:
     reaches = {name: reach[:2] for name, reach in ROOTS.items()}
     reaches |= {name: reach for name, (_, _, *reach) in ZEROS.items()}
     lines += ["", *(f"{name}_REACH = {tuple(r[:2])}" for name, r in reaches.items()), ""]
-    TARGET.write_text("\n".join(lines[:-1]) + "\n")
+    TARGET.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

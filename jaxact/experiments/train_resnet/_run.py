@@ -82,7 +82,7 @@ def run(
     if jax.process_index() == 0:
         write_table(config.out / "table.parquet", folder.table(grid.names))
     _together("written")
-    return json.loads((config.out / "summary.json").read_text())
+    return json.loads((config.out / "summary.json").read_text(encoding="utf-8"))
 
 
 def _cell(steps: int) -> str:
@@ -93,7 +93,7 @@ def _cell(steps: int) -> str:
 def _prolongs(config: TrainResNet) -> bool:
     """Whether the folder holds a finished run of fewer steps; says so."""
     try:
-        steps = json.loads((config.out / "config.json").read_text())["steps"]
+        steps = json.loads((config.out / "config.json").read_text(encoding="utf-8"))["steps"]
         finished = (config.out / "cells" / f"{_cell(steps)}.parquet").exists()
     except (OSError, ValueError, LookupError, TypeError):
         return False

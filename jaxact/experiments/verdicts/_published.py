@@ -101,7 +101,7 @@ def _check_measured(study: Study, made: Made) -> None:
 def _manifest(docs: pathlib.Path) -> dict[str, Any]:
     path = data_of(docs) / "manifest.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StudyError(f"docs: must hold a page of verdicts; there is no {path}") from None
 
