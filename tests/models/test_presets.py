@@ -119,7 +119,7 @@ def test_unknown_names_get_the_nearest_ones():
 def test_overrides_reach_the_network():
     network = abstract("resnet18", num_classes=7, norm_placement="pre", activation="gelu")
     assert network.config.norm_placement == "pre"
-    assert network.head.linear.value_of(kernel).shape == (512, 7)
+    assert value_of(network.head.linear.kernel).shape == (512, 7)
     with pytest.raises(TypeError, match="colour"):
         abstract("resnet18", colour="red")
 
