@@ -117,8 +117,8 @@ def _increasing_root(function: Callable[[Array], Array], low: float, high: float
     ends = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
     low, high = lax.fori_loop(0, _BISECTIONS, step, ends)
     root = lax.stop_gradient(jnp.add(low, high) / 2)
-    slope = lax.stop_gradient(jax.grad(function)(root))
-    value = function(root)
+    value, slope = jax.jvp(function, (root,), (jnp.ones_like(root),))
+    slope = lax.stop_gradient(slope)
     usable = (slope > 0) & jnp.isfinite(slope) & jnp.isfinite(value)
     correction = jnp.where(usable, value, 0) / jnp.where(usable, slope, 1)
     # bisection has the value; the step only carries the derivative

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxact import activations
+from jaxact._compat import enable_x64
 
 # Below these XLA on CPU flushes a subnormal, of the result or of the exponential in it, to zero.
 FRINGE = {"float32": 2.0**-126, "float64": 2.0**-1022}
@@ -50,7 +51,7 @@ def _worst(name, x, got, truth, bar, errors_in_ulps, floor=None):
 def test_value_and_slope(name, dtype, references, errors_in_ulps):
     """At most 3 and 4 ulp, also where value or slope cross zero."""
     x, (value, slope) = references(name, dtype)
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         f = activations.get(name)
 
         def both(x):
@@ -90,7 +91,7 @@ def test_float32_between_the_points_of_the_grid(name, errors_in_ulps):
         return jax.jvp(f, (x,), (jnp.ones_like(x),))
 
     y, slopes = map(np.asarray, jax.jit(both)(jnp.asarray(x)))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         truths = [np.asarray(v) for v in jax.jit(both)(jnp.asarray(x, jnp.float64))]
     value, slope = (np.stack([v, np.zeros_like(v)]) for v in truths)
     _value(name, x, y, value, errors_in_ulps)
@@ -115,7 +116,7 @@ def test_every_16_bit_number(name, dtype):
         return jax.jvp(f, (x,), (jnp.ones_like(x),))
 
     got = [np.asarray(g, np.float64) for g in jax.jit(both)(jnp.asarray(x))]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         want = [np.asarray(g) for g in jax.jit(both)(jnp.asarray(wide))]
     limits = jnp.finfo(dtype)
     for g, w in zip(got, want, strict=True):

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from jax.test_util import check_grads
 
 from jaxact import activations
+from jaxact._compat import enable_x64
 
 PEERS = {
     "relu": jax.nn.relu, "relu6": jax.nn.relu6, "elu": jax.nn.elu, "selu": jax.nn.selu,
@@ -74,7 +75,7 @@ def test_look_up():
 @pytest.mark.parametrize("name", activations.names())
 def test_table_agrees_with_the_function(name):
     row = activations.info(name)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = jnp.linspace(1e-3 if name == "log1mexp" else -25.0, 25.0, 40001)
         y, slope = row.function(x), jax.vmap(jax.grad(row.function))(x)
         assert (y >= row.range[0] - 1e-12).all()
@@ -155,7 +156,7 @@ def test_sparse_simplex(name, power):
     want = np.stack([_entmax_by_bisection(row, power) for row in x])
     np.testing.assert_allclose(f(x), want, atol=2e-6)
     np.testing.assert_allclose(f(x.T, axis=0), f(x).T)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         check_grads(f, (jnp.asarray(np.asarray(x), jnp.float64),), 1, eps=1e-6)
 
 

@@ -9,6 +9,7 @@ import pytest
 from flint import arb, arb_series  # type: ignore[import-untyped]
 
 from jaxact import activations
+from jaxact._compat import enable_x64
 
 GRID = np.concatenate(
     [sign * np.logspace(-5, 1.5, 120) for sign in (-1, 1)]
@@ -88,7 +89,7 @@ def test_options(name, options, truth, dtype, evaluate_in_balls, errors_in_ulps)
     x = GRID.astype(dtype)
     value, slope = evaluate_in_balls(truth, x)
     f = functools.partial(getattr(activations, name), **options)
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         y, slopes = jax.jvp(f, (jnp.asarray(x),), (jnp.ones_like(x),))
     for got, want, bar in ((y, value, 3.0), (slopes, slope, 4.0)):
         # XLA on CPU flushes subnormals, of the result or of the exponential in it.
@@ -114,7 +115,7 @@ def test_options_in_16_bits(name, options):
             wide = x.astype(np.float64)
         keep = np.isfinite(wide) & ((np.abs(wide) > FRINGE["float32"]) | (wide == 0))
         got = [np.asarray(g, np.float64) for g in jax.jit(both)(jnp.asarray(x[keep]))]
-        with jax.enable_x64(True):
+        with enable_x64(True):
             want = [np.asarray(w) for w in jax.jit(both)(jnp.asarray(wide[keep]))]
         limits = jnp.finfo(dtype)
         for g, w in zip(got, want, strict=True):
@@ -179,7 +180,7 @@ def test_random_options(name, errors_in_ulps):
             return jax.jvp(f, (x,), (jnp.ones_like(x),))
 
         found = jax.jit(both)(jnp.asarray(x))
-        with jax.enable_x64(True):
+        with enable_x64(True):
             truths = [np.asarray(v) for v in jax.jit(both)(jnp.asarray(x, jnp.float64))]
         for got, want, bar in zip(found, truths, (3.0, 4.0), strict=True):
             got, truth = np.asarray(got), np.stack([want, np.zeros_like(want)])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxact import activations
+from jaxact._compat import enable_x64
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -55,7 +56,7 @@ def test_value_and_gradient_agree_with_pytorch(name, options, peer):
     theirs = torch.tensor(x, requires_grad=True)
     value = peer(theirs)
     (slope,) = torch.autograd.grad(value.sum(), theirs)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         f = functools.partial(getattr(activations, name), **options)
         y, slopes = jax.jvp(f, (jnp.asarray(x),), (jnp.ones(x.shape),))
     near = {"rtol": ROUNDED.get(name, 1e-12), "atol": 1e-14}
@@ -69,7 +70,7 @@ def test_value_and_gradient_agree_with_pytorch(name, options, peer):
 )
 def test_functions_of_an_axis_agree_with_pytorch(name, peer):
     x = np.random.default_rng(0).normal(size=(3, 6, 4))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         for axis in (-1, 1):
             ours = getattr(activations, name)(jnp.asarray(x), axis=axis)
             np.testing.assert_allclose(ours, peer(torch.tensor(x), dim=axis), rtol=1e-12)
@@ -77,6 +78,6 @@ def test_functions_of_an_axis_agree_with_pytorch(name, peer):
 
 def test_prelu_agrees_with_pytorch():
     x, slopes = np.random.default_rng(1).normal(size=(5, 4)), np.asarray([0.1, 0.2, -0.3, 0.4])
-    with jax.enable_x64(True):
+    with enable_x64(True):
         ours = activations.prelu(jnp.asarray(x), jnp.asarray(slopes))
     np.testing.assert_allclose(ours, F.prelu(torch.tensor(x), torch.tensor(slopes)), rtol=1e-12)

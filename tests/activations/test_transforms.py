@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from jaxact import activations
+from jaxact._compat import enable_x64
 
 NAMES = activations.names()
 X = jnp.asarray([-7.3, -2.2, -0.4, 0.3, 1.7, 6.1])
@@ -39,7 +40,7 @@ def test_transformations(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_second_and_third_derivatives(name):
     """Against central differences of the derivative below, in float64."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         f = activations.get(name)
         x = jnp.asarray([-2.3, -0.7, 0.0, 0.31, 1.3], jnp.float64)
         x = x[x > 0] if name == "log1mexp" else x

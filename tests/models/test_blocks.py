@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxact import models
+from jaxact._compat import enable_x64
 from jaxact.models._norms import NORMS
 from jaxact.wiring import PLACEMENTS, SKIPS
 
@@ -171,7 +172,7 @@ def test_normalizer_free_predicts_the_variance_of_every_block():
 
 
 def test_predicted_deviations_have_the_digits_of_the_parameters():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         net = models.MLPResNet(
             4, 3, width=4, depth=3, norm_placement="norm_free", skip="normalizer_free",
             param_dtype=jnp.float64, rngs=nnx.Rngs(0),

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxact import models
+from jaxact._compat import enable_x64
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ class TestBatchNorm:
         np.testing.assert_allclose(var, [0.9 + 0.1 * flat.var(0, ddof=1)] * 2, rtol=1e-5)
 
     def test_statistics_have_the_precision_of_float64_parameters(self, x):
-        with jax.enable_x64(True):
+        with enable_x64(True):
             norm = models.BatchNorm(8, momentum=0.0, param_dtype=jnp.float64)
             wide = np.asarray(x, np.float64) + 1e9
             y = norm(jnp.asarray(wide))
@@ -218,7 +219,7 @@ def test_scaled_standardized_weights():
 
 def test_timms_epsilon_differs_along_the_kernel_only():
     """Where it is added to the variance, some of the gradient along the kernel is left."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         draw = np.random.default_rng(0)
         w, g = (jnp.asarray(draw.normal(size=(3, 3, 64, 5))) for _ in range(2))
         w = w / 576**0.5

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxact import spectral
+from jaxact._compat import enable_x64
 
 KINDS = {**zoo.TUNED, **zoo.HELD_OUT}
 
@@ -127,7 +128,7 @@ def test_complex_layers():
 
 
 def test_double_precision():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         count = measure(KINDS, 12, 5, [101], Count(), np.float64)
     print(count)
     assert count.values == len(KINDS) * 5

@@ -43,7 +43,9 @@ def functions():
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
+    from jaxact._compat import enable_x64  # only once jaxtyping checks the package
+
+    with enable_x64(True):
         yield
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxact import theory
+from jaxact._compat import enable_x64
 
 CORRELATIONS = np.array([-1, -0.5, 0.0, 0.3, 0.9, 0.999, 1 - 1e-9, 1.0])
 
@@ -93,7 +94,7 @@ def test_selu_slope_at_one(functions, x64, close):
 
 @pytest.mark.parametrize("enable", [False, True])
 def test_defect_keeps_its_digits(functions, close, enable):
-    with jax.enable_x64(enable):
+    with enable_x64(enable):
         d = np.array([1e-6, 1e-4, 1e-2])
         with mpmath.workdps(40):
             exact = [
@@ -130,7 +131,7 @@ def test_relu_correlations_decay_as_nine_pi_squared_over_two(functions, x64):
 
 @pytest.mark.parametrize("enable", [False, True])
 def test_bias_and_variances_enter_the_correlation_map(functions, close, enable):
-    with jax.enable_x64(enable):
+    with enable_x64(enable):
         value = theory.correlation_map(
             theory.Layer(functions["relu"][0], weight_variance=1.7, bias_variance=0.3),
             0.4,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxact import activations, theory
+from jaxact._compat import enable_x64
 
 GELU = (1 / (2 * math.sqrt(math.pi)), 1 / 3 + 1 / (2 * math.pi * math.sqrt(3)))
 
@@ -92,7 +93,7 @@ def test_bad_activation():
 @pytest.mark.parametrize("name", ["relu", "gelu", "tanh", "hard_silu"])
 def test_constants_of_names_are_rounded_once(name):
     """Without x64, and inside a traced function too."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         exact = np.float64(theory.gain(name, variance=jnp.asarray(1.0, jnp.float64)))
     assert theory.gain(name) == np.float32(exact)
     assert jax.jit(lambda: theory.gain(name))() == np.float32(exact)
