@@ -24,7 +24,7 @@ from typing import Any
 from jaxact._checks import conflict, one_of, whole
 
 
-def _one(*_: int) -> float:
+def _one(*_: Any) -> float:
     return 1.0
 
 

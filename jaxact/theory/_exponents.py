@@ -148,7 +148,8 @@ def jacobian_exponents(
             f"got {found.name!r}"
         )
     skip = found.skip.added
-    at = recursion.variances(it, scales, quad.as_positive("variance", variance, it.dtype))
+    q = quad.as_positive("variance", variance, it.dtype)
+    at = recursion.variances(it, scales, q, jnp.zeros((), jnp.int32))
     slopes = _slopes(it, at.argument)
     t = (jnp.arange(n, dtype=it.dtype) + 0.5) / n
     alive = 1 if skip else slopes.alive
@@ -232,12 +233,12 @@ def jacobian_log_moments(
     gaussians, scales = _gaussians(it, layers), recursion.scaled(it, wiring, branch_scale, depth)
     q0, skip = quad.as_positive("variance", variance, it.dtype), scales.wiring.skip.added
 
-    def vary(q: Array, _: None) -> tuple[Array, tuple[recursion.Variances, Array]]:
-        at = recursion.variances(it, scales, q)
+    def vary(q: Array, index: Array) -> tuple[Array, tuple[recursion.Variances, Array]]:
+        at = recursion.variances(it, scales, q, index)
         alive = jnp.ones_like(q) if skip else _slopes(it, at.argument).alive
         return at.output, (at, alive)
 
-    _, (by_depth, alive) = lax.scan(vary, q0, length=depth)
+    _, (by_depth, alive) = lax.scan(vary, q0, jnp.arange(depth))
     rank = lax.cummin(alive)
     logits = jnp.asarray(_LOGITS, it.dtype)
     low, high = nn.sigmoid(logits), nn.sigmoid(-logits)

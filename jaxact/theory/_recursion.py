@@ -21,7 +21,7 @@ def covered(wiring: str | Wiring, /) -> bool:
     """Whether mean-field theory has equations for a wiring.
 
     It has for branches of the form W a(h), of the stream or its norm, with or without a norm after
-    the branch or the addition, and for every fixed factor of branch or stream. It has none where
+    the branch or the addition, and for every fixed factor of branch, stream or norm. It has none where
     the activation follows the addition, so that the stream is not Gaussian, or scales are learned.
 
     Args:
@@ -34,7 +34,7 @@ def covered(wiring: str | Wiring, /) -> bool:
     found = wirings.get(wiring)
     placement, skip = found.placement, found.skip
     fixed = skip.learned is None and not skip.predicts
-    return placement.sublayers and fixed and not placement.dual and not placement.scales_norms
+    return placement.sublayers and fixed and not placement.dual
 
 
 def scaled(it: Resolved, wiring: str | Wiring, branch_scale: ArrayLike, depth: int) -> "Scales":
@@ -71,7 +71,7 @@ class Variances(NamedTuple):
         gained: a^2 sigma_w^2 over that sum.
         local: a^2 E f^2 over what the layer divides by.
         scale: what the layer divides by, over the square of the stream's scale.
-        tau: a^2 sigma_w^2 over the q that a norm before the branch divides by, likewise.
+        tau: a^2 sigma_w^2 times what a norm before the branch multiplies q by, likewise.
     """
 
     argument: Array
@@ -83,11 +83,18 @@ class Variances(NamedTuple):
     tau: Array
 
 
-def variances(it: Resolved, at: Scales, q: Array) -> Variances:
-    """What a layer makes of the variance q."""
+def argument(at: Scales, q: Array, layer: Array) -> Array:
+    """The variance of what the branch of a layer, counted from 0, takes."""
+    placement = at.wiring.placement
+    factor = placement.norm_scale(layer.astype(q.dtype) + 1)
+    return jnp.square(factor) * jnp.ones_like(q) if placement.norm_first else q
+
+
+def variances(it: Resolved, at: Scales, q: Array, layer: Array) -> Variances:
+    """What a layer, counted from 0, makes of the variance q."""
     one = jnp.ones((), it.dtype)
     placement = at.wiring.placement
-    v = one if placement.norm_first else q
+    v = argument(at, q, layer)
     moment = second_moment(it, v)
     branch = at.weight_variance * moment + it.bias_variance
     a2 = at.branch / (branch if placement.norm_last else one)
@@ -101,7 +108,7 @@ def variances(it: Resolved, at: Scales, q: Array) -> Variances:
         gained=a2 * at.weight_variance / u,
         local=a2 * moment / divided,
         scale=divided / stream,
-        tau=a2 * at.weight_variance / (q if placement.norm_first else one) / stream,
+        tau=a2 * at.weight_variance * (v / q if placement.norm_first else one) / stream,
     )
 
 
@@ -237,7 +244,7 @@ def mean_field(
 
     def step(carry, layer: Array):
         q, d, log_m, growth, history = carry
-        at = variances(it, scales, q)
+        at = variances(it, scales, q, layer)
         x1, x2, w = quad.pair_nodes(it.points, at.argument, at.argument, d, it.nodes)
         apart = jnp.sum(w * jnp.square(it.function(x1) - it.function(x2))) / 2
         d_next = at.kept * d + at.gained * apart

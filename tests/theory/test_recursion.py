@@ -17,7 +17,8 @@ NUMPY = {
     "tanh": (np.tanh, lambda x: 1 / np.cosh(x) ** 2),
 }
 
-COVERED = ["pre", "post", "sandwich", "res_post", "deepnorm", "norm_free", "scaled", "plain"]
+COVERED = ["pre", "post", "sandwich", "res_post", "deepnorm", "norm_scaling"]
+COVERED += ["norm_free", "scaled", "plain"]
 
 
 def simulate(activation, wiring, weights, scale):
@@ -39,14 +40,15 @@ def simulate(activation, wiring, weights, scale):
         basis = np.linalg.qr(rng.normal(size=(n, 2)))[0].T * np.sqrt(n)
         h = np.stack([basis[0], 0.3 * basis[0] + math.sqrt(1 - 0.09) * basis[1]])
         jacobian, blocks, local = np.eye(n), [], []
-        for _ in range(DEPTH):
+        for layer in range(DEPTH):
             w = rng.normal(size=(n, n)) / np.sqrt(n)
             if weights == "orthogonal":
                 q, r = np.linalg.qr(w)
                 w = q * np.sign(np.diagonal(r))
             w *= math.sqrt(weight_variance)
             b = rng.normal(size=n) * math.sqrt(0.1)
-            before = rms(h, "pre", "sandwich")
+            before = rms(h, "pre", "sandwich", "norm_scaling")
+            before = before * ((layer + 1) ** 0.5 if wiring == "norm_scaling" else 1.0)
             u = h / before
             branch = f(u) @ w.T + b
             end = rms(branch, "sandwich", "res_post")
