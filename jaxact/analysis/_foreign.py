@@ -18,6 +18,9 @@ from jaxtyping import Array
 from jaxact.analysis._chain import Chain, as_chain, in_full_precision, scan_layers, split_arrays
 from jaxact.analysis._tags import mark_module
 
+OUTPUT = "output"
+"""Name of what the whole network puts out."""
+
 
 class Foreign(NamedTuple):
     """A network as a pure function.
@@ -147,7 +150,7 @@ def _read(network: Any, call: Callable[[Any, Any], Any]) -> Foreign:
         fresh = rebuild(arrays)
         _record(fresh, by_path)
         with _intercepted():
-            return _mark(in_full_precision(call, fresh, x), "output")
+            return _mark(in_full_precision(call, fresh, x), OUTPUT)
 
     names = tuple(name for name, _ in paths)
     arrays = [jnp.asarray(array) for _, array in paths]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxact._checks import conflict, whole
 from jaxact._compat import gathered
-from jaxact.analysis._foreign import Foreign, foreign
+from jaxact.analysis._foreign import OUTPUT, Foreign, foreign
 from jaxact.analysis._inside import (
     Inside,
     gradient_stacks,
@@ -70,8 +70,9 @@ def measure(
     """What a network of any library shows by depth: weights, features, Jacobians, gradients.
 
     The layers are the network's own modules, by their paths, and the values that `tag` names, in
-    the order in which they act; a module that is run by a scan over stacked weights is one layer
-    for each step. Nothing has to be rewritten, and nothing of the network is changed.
+    the order in which they act; where it has neither, what leaves each `jax.named_scope`. A layer
+    that is run by a scan over stacked weights is one for each step. Nothing has to be rewritten,
+    and nothing of the network is changed.
 
     Args:
       network: one of
@@ -303,12 +304,12 @@ class _Probe:
     def cut(self, inside: Inside, x: Any) -> Inside:
         """What of a network is measured; refuses what cannot be."""
         weights = [name for use in inside.uses for name in use.names]
-        inner = [cut.name for cut in inside.cuts if cut.name != "output"]
+        inner = [cut.name for cut in inside.cuts if cut.name != OUTPUT]
         if not inner and len(weights) != 1 and set(self.wanted) - {"weight", "gradient"}:
             raise ValueError(
                 f"network must show values inside; of this one its output and {len(weights)} "
                 f"weights are seen ({_listed(weights)}). Pass the module itself and not a function "
-                'that calls it, or name values by jaxact.analysis.tag(h, "name")'
+                'that calls it, or name values by jaxact.analysis.tag(h, "name") or jax.named_scope'
                 + ("; one example is a batch of one, x[None]" if _without_units(x) else "")
             )
         chosen = inside._replace(

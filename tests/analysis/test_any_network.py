@@ -18,6 +18,8 @@ from flax import nnx
 from jax import lax
 
 from jaxact import _compat, analysis, models
+from jaxact.analysis._foreign import foreign
+from jaxact.analysis._inside import look_inside
 
 DEPTH, WIDTH, CLASSES, EXAMPLES = 4, 8, 3, 40
 KERNELS = np.random.default_rng(0).normal(size=(DEPTH, WIDTH, WIDTH)) / WIDTH**0.5
@@ -184,6 +186,24 @@ def tagged_scan(params, x):
     return lax.scan(step, x, params["blocks"])[0] @ params["head"]
 
 
+def scopes(params, x):
+    for w in params["blocks"]:
+        with jax.named_scope("block"):
+            with jax.named_scope("linear"):
+                h = jnp.einsum("ni,io->no", x, w)
+            x = x + jnp.tanh(h)
+    return x @ params["head"]
+
+
+def scanned_scopes(params, x):
+    @jax.jit
+    def block(x, w):
+        with jax.named_scope("block"):
+            return x + jnp.tanh(x @ w)
+
+    return lax.scan(lambda x, w: (block(x, w), None), x, params["blocks"])[0] @ params["head"]
+
+
 PARAMS = {"blocks": jnp.asarray(KERNELS, jnp.float32), "head": jnp.asarray(HEAD, jnp.float32)}
 NETWORKS = {
     "nnx": Unrolled,
@@ -197,6 +217,8 @@ NETWORKS = {
     "plain, indexed": lambda: (tagged, PARAMS),
     "plain, jitted": lambda: (jax.jit(tagged), PARAMS),
     "plain, scanned": lambda: (tagged_scan, PARAMS),
+    "plain, scopes": lambda: (scopes, {**PARAMS, "blocks": list(PARAMS["blocks"])}),
+    "plain, scopes scanned": lambda: (scanned_scopes, PARAMS),
     "plain, remat": lambda: (jax.checkpoint(tagged_scan), PARAMS),
 }
 OBJECTS = ("weight", "features", "jacobian", "output_jacobian", "gradient")
@@ -328,6 +350,82 @@ class TestNames:
         network = transformed, params, state
         assert layers(network) == ("mlp/linear_0", "mlp/linear_1", "batch_norm")
         assert layers(network, of="weight") == ("mlp/linear_0.w", "mlp/linear_1.w")
+
+
+def cuts(network):
+    return tuple(look_inside(foreign(network), INPUTS).layers)
+
+
+class TestScopes:
+    def test_repeated_and_nested(self):
+        pair = scopes, {**PARAMS, "blocks": list(PARAMS["blocks"][:2])}
+        names = ("block/linear", "block", "block/linear_2", "block_2", "output")
+        assert cuts(pair) == names
+
+    def test_in_a_loop_are_numbered_by_step(self):
+        assert cuts((scanned_scopes, PARAMS))[:2] == ("block.1", "block.2")
+
+    def test_one_value_has_the_innermost_name(self):
+        @jax.named_scope("inner")
+        def inner(x):
+            return jnp.tanh(x)
+
+        def network(params, x):
+            with jax.named_scope("outer"):
+                x = inner(x @ params[0])
+            return x @ params[1]
+
+        assert cuts((network, [KERNELS[0], HEAD])) == ("outer/inner", "output")
+
+    def test_the_last_array_that_is_used_outside(self):
+        def network(params, x):
+            with jax.named_scope("layer"):
+                early = x @ params[0]
+                h = jnp.tanh(early)
+                size = jnp.mean(h**2)
+            return (h + early) @ params[1] + size
+
+        measures = ["features/frobenius_norm"]
+        (found,) = analysis.measure((network, [KERNELS[0], HEAD]), INPUTS, measures=measures)
+        assert found.layers == ("layer", "output")
+        expected = np.linalg.norm(np.tanh(X @ KERNELS[0]))
+        assert found.value[0] == pytest.approx(expected, rel=1e-5)
+
+    def test_under_vmap_over_examples(self):
+        def one(params, x):
+            for w in params["blocks"]:
+                with jax.named_scope("layer"):
+                    x = jnp.tanh(w.T @ x)
+            return params["head"].T @ x
+
+        pair = (lambda params, x: jax.vmap(functools.partial(one, params))(x)), PARAMS
+        (found,) = analysis.measure(pair, INPUTS, measures=["features/frobenius_norm"])
+        assert found.layers[:2] == ("layer", "layer_2")
+        expected = np.linalg.norm(np.tanh(X @ KERNELS[0]))
+        assert found.value[0] == pytest.approx(expected, rel=1e-5)
+
+    def test_of_a_backward_pass_are_not_seen(self):
+        def energy(params, x):
+            for w in params[:2]:
+                with jax.named_scope("layer"):
+                    x = jnp.sin(x @ w)
+            return jnp.sum(x**2)
+
+        pair = (lambda params, x: jax.grad(energy, argnums=1)(params, x)), list(KERNELS)
+        assert cuts(pair) == ("layer", "layer_2", "output")
+
+    def test_tags_and_modules_go_before(self):
+        def both(params, x):
+            with jax.named_scope("layer"):
+                x = jnp.tanh(x @ params[0])
+            return analysis.tag(x @ params[1], "tagged") @ params[2]
+
+        assert cuts((both, list(KERNELS[:3]))) == ("tagged", "output")
+
+    def test_one_around_everything_cuts_nothing(self):
+        network = jax.named_scope("all")(lambda params, x: x @ params[0] @ params[1])
+        with pytest.raises(ValueError, match="network must show values inside"):
+            layers((network, list(KERNELS[:2])))
 
 
 class TestWeights:
