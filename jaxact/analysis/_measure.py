@@ -79,15 +79,17 @@ def measure(
 
         * a Flax NNX module, called as ``module(x)`` (``module.eval()`` it before);
         * a Flax Linen pair ``(module, variables)``;
-        * an Equinox module, which takes one example: it is mapped over the batch;
+        * an Equinox module, which takes one example: it is mapped over the batch (where
+          ``eqx.filter_vmap`` does that, too);
         * Haiku's ``(transformed, params)``, or ``(transformed, params, state)``, without a key;
         * a pair ``(function, params)``, called as ``function(params, x)``: for arguments of one's
           own, as in ``(lambda model, x: model(x, train=False), model)``, and for plain JAX;
         * what `as_chain` takes, every network of `jaxact.models` among it; a function ``x -> y``.
 
       x: a batch, with the examples as first axis of every array, on one device or sharded; or
-        batches, an iterator, a loader or a list, of which features, tokens and gradients see all,
-        and Jacobians the first example: weights and Jacobians alone draw one batch.
+        batches, or pairs (inputs, targets), in an iterator, a loader or a list, of which features,
+        tokens and gradients see all, and Jacobians the first example: weights and Jacobians alone
+        draw one batch.
       measures: names ``"OBJECT"`` or ``"OBJECT/NAME"``, the objects being ``weight``,
         ``features``, ``jacobian`` (of a layer's output in the input, at the first example),
         ``output_jacobian`` (of the network's output in a layer's, there too), ``gradient`` (of the
@@ -110,7 +112,7 @@ def measure(
       `input_jacobians`.
 
     Raises:
-      TypeError: if the network is none of these.
+      TypeError: if the network is none of these, or its parameters are abstract.
       ValueError: if a name is unknown, no layer matches, an object cannot be measured of this
         network with this data, or nothing inside the network can be seen: then it says what was
         found, and `tag` names a value.
@@ -555,6 +557,18 @@ def _is_stream(x: Any) -> bool:
     return isinstance(x, Iterable) and not (hasattr(x, "shape") or isinstance(x, Mapping | tuple))
 
 
+def _pair(batch: Any, loss: Any) -> tuple[Any, Any]:
+    """A batch's inputs and targets, which loaders give whether they are wanted or not."""
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    if loss is not None:
+        raise ValueError(
+            "x must be of pairs (inputs, targets) where loss is given; got a batch of type "
+            f"{type(batch).__name__}"
+        )
+    return batch, None
+
+
 def _batches(x: Any, y: Any, loss: Any) -> Iterator[tuple[Any, Any]]:
     """Pairs of inputs and targets."""
     if y is not None and loss is None:
@@ -567,7 +581,7 @@ def _batches(x: Any, y: Any, loss: Any) -> Iterator[tuple[Any, Any]]:
     elif y is not None:
         raise conflict("x", "y", "batches come as pairs (inputs, targets)")
     else:
-        pairs = x if loss is not None else ((batch, None) for batch in x)
+        pairs = (_pair(batch, loss) for batch in x)
     for inputs, targets in pairs:
         inputs = jax.tree.map(jnp.asarray, inputs)
         shapes = [leaf.shape for leaf in jax.tree.leaves(inputs)]

@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 
 import chex
@@ -20,6 +21,7 @@ from jax import lax
 from jaxact import _compat, analysis, models
 from jaxact.analysis._foreign import foreign
 from jaxact.analysis._inside import look_inside
+from jaxact.analysis._measure import _batches
 
 DEPTH, WIDTH, CLASSES, EXAMPLES = 4, 8, 3, 40
 KERNELS = np.random.default_rng(0).normal(size=(DEPTH, WIDTH, WIDTH)) / WIDTH**0.5
@@ -354,6 +356,37 @@ class TestNames:
 
 def cuts(network):
     return tuple(look_inside(foreign(network), INPUTS).layers)
+
+
+class TestAsAUserHasIt:
+    @pytest.mark.parametrize(
+        "wrap", [eqx.filter_vmap, lambda m: eqx.filter_jit(eqx.filter_vmap(m))]
+    )
+    def test_equinox_mapped_over_the_examples_is_the_network(self, wrap):
+        assert cuts(wrap(equinox())) == cuts(equinox())
+
+    @pytest.mark.parametrize("kind", [tuple, list])
+    def test_targets_that_a_loader_gives_are_not_needed(self, kind):
+        batches = [kind((INPUTS, INPUTS))]
+        assert [pair[1] is None for pair in _batches(INPUTS, None, None)] == [True]
+        ((x, _),) = _batches(batches, None, None)
+        assert x.shape == INPUTS.shape
+
+    def test_a_jitted_call_that_sows(self):
+        class Sows(nnx.Module):
+            def __init__(self):
+                self.first, self.second = (
+                    nnx.Linear(WIDTH, WIDTH, rngs=nnx.Rngs(0)) for _ in range(2)
+                )
+
+            @nnx.jit
+            def __call__(self, x):
+                h = self.first(x)
+                with warnings.catch_warnings(action="ignore"):  # newer Flax has another way
+                    self.sow(nnx.Intermediate, "h", h)
+                return self.second(h)
+
+        assert cuts(Sows()) == ("first", "second")
 
 
 class TestScopes:
@@ -821,6 +854,34 @@ class TestErrors:
     def test_neither_module_nor_function(self):
         with pytest.raises(TypeError, match="network must be"):
             analysis.measure(3.0, INPUTS)
+
+    @pytest.mark.parametrize("layer", [nn.BatchNorm(False), nn.Dropout(0.5, deterministic=False)])
+    def test_linen_in_training_mode_is_told_the_way(self, layer):
+        module = nn.Sequential([nn.Dense(WIDTH), layer])
+        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        with pytest.raises(ValueError, match=r"network must run as in evaluation.*train=False"):
+            look_inside(foreign((module, module.init(keys, INPUTS))), INPUTS)
+
+    def test_linen_without_its_variables(self):
+        module = nn.Dense(WIDTH)
+        variables = module.init(jax.random.key(0), INPUTS)
+        with pytest.raises(TypeError, match=r"pair \(module, variables\).*got Dense alone"):
+            foreign(module)
+        with pytest.raises(ValueError, match=r"network must come with the variables.*; Dense: "):
+            look_inside(foreign((module, variables["params"])), INPUTS)
+        abstract = jax.eval_shape(module.init, jax.random.key(0), INPUTS)
+        with pytest.raises(TypeError, match=r"params.bias is abstract, of shape \(8,\)"):
+            foreign((module, abstract))
+
+    def test_equinox_mapped_over_another_axis(self):
+        with pytest.raises(ValueError, match=r"map over its first axis.*got in_axes=1"):
+            foreign(eqx.filter_vmap(equinox(), in_axes=1))
+
+    def test_a_loss_and_batches_without_targets(self):
+        with pytest.raises(
+            ValueError, match=r"x must be of pairs .*; got a batch of type \w*Array"
+        ):
+            analysis.measure(Unrolled(), [INPUTS[:2]], loss=loss)
 
     def test_a_module_of_pytorch_is_told_the_way(self):
         torch = pytest.importorskip("torch")
