@@ -18,6 +18,9 @@ from jaxtyping import Array
 from jaxact.analysis._chain import Chain, as_chain, in_full_precision, scan_layers, split_arrays
 from jaxact.analysis._tags import mark_module
 
+OUTPUT = "output"
+"""Name of what the whole network puts out."""
+
 
 class Foreign(NamedTuple):
     """A network as a pure function.
@@ -61,9 +64,15 @@ def foreign(network: Any, /) -> Foreign:
         )
     if isinstance(network, Chain) or hasattr(network, "segments"):
         return _of_chain(as_chain(network))
+    if _is_a(network, "flax.linen", "Module") and getattr(network, "scope", None) is None:
+        raise TypeError(
+            "network must be a pair (module, variables) where the module is of Linen; got "
+            f"{type(network).__name__} alone"
+        )
     if isinstance(network, tuple) and (read := _of_tuple(*network)) is not None:
         return read
     if is_equinox(network):
+        network = _unbatched(network)
         return _read(network, lambda module, x: jax.vmap(module)(x))._replace(channels_first=True)
     if callable(network):
         return _read(network, lambda module, x: module(x))
@@ -97,7 +106,7 @@ def _of_tuple(first: Any, second: Any = None, *rest: Any) -> Foreign | None:
     if rest or second is None:
         return None
     if hasattr(first, "apply") and isinstance(second, Mapping):
-        return _as_modules_are_called(_read(second, lambda v, x: first.apply(v, x)))
+        return _as_modules_are_called(_read(second, functools.partial(_apply, first)))
     if inspect.isroutine(first) or hasattr(first, "__wrapped__"):
         with contextlib.suppress(ValueError):  # a function of C shows no signature
             if len(inspect.signature(first).parameters) > 1:
@@ -105,6 +114,33 @@ def _of_tuple(first: Any, second: Any = None, *rest: Any) -> Foreign | None:
                 variables = isinstance(second, Mapping) and "params" in second
                 return _as_modules_are_called(read) if variables else read
     return None
+
+
+def _apply(module: Any, variables: Any, x: Any) -> Any:
+    """What a module of Linen puts out, its variables left as they are."""
+    try:
+        return module.apply(variables, x)
+    except Exception as error:
+        way = _WAYS.get(type(error).__name__)
+        if way is None:
+            raise
+        why = str(error).partition(" (http")[0]
+        raise ValueError(f"network must {way}; {type(module).__name__}: {why}") from error
+
+
+_EVALUATED = (
+    "run as in evaluation, which changes no variable and needs no key: pass its arguments by "
+    "(lambda variables, x: module.apply(variables, x, train=False), variables)"
+)
+_WHOLE = "come with the variables that module.init gives, all collections of them"
+_WAYS = {
+    "ModifyScopeVariableError": _EVALUATED,
+    "InvalidRngError": _EVALUATED,
+    "ApplyScopeInvalidVariablesTypeError": _WHOLE,
+    "ScopeCollectionNotFound": _WHOLE,
+    "ScopeParamNotFoundError": _WHOLE,
+}
+"""By the name of an error of Flax what a network must do instead."""
 
 
 def _as_modules_are_called(read: Foreign) -> Foreign:
@@ -147,7 +183,7 @@ def _read(network: Any, call: Callable[[Any, Any], Any]) -> Foreign:
         fresh = rebuild(arrays)
         _record(fresh, by_path)
         with _intercepted():
-            return _mark(in_full_precision(call, fresh, x), "output")
+            return _mark(in_full_precision(call, fresh, x), OUTPUT)
 
     names = tuple(name for name, _ in paths)
     arrays = [jnp.asarray(array) for _, array in paths]
@@ -162,6 +198,19 @@ def _unjitted(function: Any) -> Any:
     """
     wrapped = type(function).__name__ in ("PjitFunction", "_JitWrapper", "_CheckpointWrapper")
     return _unjitted(function.__wrapped__) if wrapped else function
+
+
+def _unbatched(network: Any) -> Any:
+    """A network that Equinox maps over the examples as its user would: the one of an example."""
+    if type(network).__name__ != "_VmapWrapper":
+        return network
+    axes = network._in_axes, network._out_axes
+    if any(repr(axis) not in ("0", "if_array(axis=0)") for axis in axes):
+        raise ValueError(
+            "network must map over its first axis, the examples, where it is of eqx.filter_vmap; "
+            f"got in_axes={axes[0]}, out_axes={axes[1]}"
+        )
+    return _unjitted(network.__wrapped__)
 
 
 def _is_array(leaf: Any) -> bool:
@@ -187,6 +236,13 @@ def _named(network: Any) -> tuple[list[tuple[str, Any]], Callable[[list[Array]],
         graph, network = nnx.split(network)
         merge = functools.partial(nnx.merge, graph)
     leaves, structure = jax.tree.flatten(network)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(network):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+            raise TypeError(
+                f"network must hold arrays; {name} is abstract, of shape {leaf.shape}, as "
+                "jax.eval_shape gives it: initialize the network, or load its arrays"
+            )
 
     def rebuild(arrays: list[Array]) -> Any:
         given = iter(arrays)

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxact._compat import gathered
 from jaxact.analysis._chain import ravel_example
-from jaxact.analysis._foreign import Foreign
+from jaxact.analysis._foreign import OUTPUT, Foreign
+from jaxact.analysis._scopes import scoped
 from jaxact.analysis._stream import LayerState, at_least_single, start_layers, update_layer
 from jaxact.analysis._tags import Mark, marked
 from jaxact.analysis._tokens import start_means, update_means
@@ -88,6 +89,10 @@ def look_inside(network: Foreign, x: PyTree[Array], /) -> Inside:
             raise
         network = network._replace(apply=network.alike)
         marks = _marks(network, x, 0)
+    if {mark.name for mark in marks} == {OUTPUT}:
+        inner = network._replace(apply=scoped(network.apply))
+        if len(seen := _marks(inner, x, 0)) > 1:
+            network, marks = inner, seen
     try:
         more = _marks(network, x, 1)
     except Exception:  # made for batches of one size: whatever the network raises then

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxact._checks import conflict, whole
 from jaxact._compat import gathered
-from jaxact.analysis._foreign import Foreign, foreign
+from jaxact.analysis._foreign import OUTPUT, Foreign, foreign
 from jaxact.analysis._inside import (
     Inside,
     gradient_stacks,
@@ -70,23 +70,26 @@ def measure(
     """What a network of any library shows by depth: weights, features, Jacobians, gradients.
 
     The layers are the network's own modules, by their paths, and the values that `tag` names, in
-    the order in which they act; a module that is run by a scan over stacked weights is one layer
-    for each step. Nothing has to be rewritten, and nothing of the network is changed.
+    the order in which they act; where it has neither, what leaves each `jax.named_scope`. A layer
+    that is run by a scan over stacked weights is one for each step. Nothing has to be rewritten,
+    and nothing of the network is changed.
 
     Args:
       network: one of
 
         * a Flax NNX module, called as ``module(x)`` (``module.eval()`` it before);
         * a Flax Linen pair ``(module, variables)``;
-        * an Equinox module, which takes one example: it is mapped over the batch;
+        * an Equinox module, which takes one example: it is mapped over the batch (where
+          ``eqx.filter_vmap`` does that, too);
         * Haiku's ``(transformed, params)``, or ``(transformed, params, state)``, without a key;
         * a pair ``(function, params)``, called as ``function(params, x)``: for arguments of one's
           own, as in ``(lambda model, x: model(x, train=False), model)``, and for plain JAX;
         * what `as_chain` takes, every network of `jaxact.models` among it; a function ``x -> y``.
 
       x: a batch, with the examples as first axis of every array, on one device or sharded; or
-        batches, an iterator, a loader or a list, of which features, tokens and gradients see all,
-        and Jacobians the first example: weights and Jacobians alone draw one batch.
+        batches, or pairs (inputs, targets), in an iterator, a loader or a list, of which features,
+        tokens and gradients see all, and Jacobians the first example: weights and Jacobians alone
+        draw one batch.
       measures: names ``"OBJECT"`` or ``"OBJECT/NAME"``, the objects being ``weight``,
         ``features``, ``jacobian`` (of a layer's output in the input, at the first example),
         ``output_jacobian`` (of the network's output in a layer's, there too), ``gradient`` (of the
@@ -109,7 +112,7 @@ def measure(
       `input_jacobians`.
 
     Raises:
-      TypeError: if the network is none of these.
+      TypeError: if the network is none of these, or its parameters are abstract.
       ValueError: if a name is unknown, no layer matches, an object cannot be measured of this
         network with this data, or nothing inside the network can be seen: then it says what was
         found, and `tag` names a value.
@@ -303,12 +306,12 @@ class _Probe:
     def cut(self, inside: Inside, x: Any) -> Inside:
         """What of a network is measured; refuses what cannot be."""
         weights = [name for use in inside.uses for name in use.names]
-        inner = [cut.name for cut in inside.cuts if cut.name != "output"]
+        inner = [cut.name for cut in inside.cuts if cut.name != OUTPUT]
         if not inner and len(weights) != 1 and set(self.wanted) - {"weight", "gradient"}:
             raise ValueError(
                 f"network must show values inside; of this one its output and {len(weights)} "
                 f"weights are seen ({_listed(weights)}). Pass the module itself and not a function "
-                'that calls it, or name values by jaxact.analysis.tag(h, "name")'
+                'that calls it, or name values by jaxact.analysis.tag(h, "name") or jax.named_scope'
                 + ("; one example is a batch of one, x[None]" if _without_units(x) else "")
             )
         chosen = inside._replace(
@@ -554,6 +557,18 @@ def _is_stream(x: Any) -> bool:
     return isinstance(x, Iterable) and not (hasattr(x, "shape") or isinstance(x, Mapping | tuple))
 
 
+def _pair(batch: Any, loss: Any) -> tuple[Any, Any]:
+    """A batch's inputs and targets, which loaders give whether they are wanted or not."""
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    if loss is not None:
+        raise ValueError(
+            "x must be of pairs (inputs, targets) where loss is given; got a batch of type "
+            f"{type(batch).__name__}"
+        )
+    return batch, None
+
+
 def _batches(x: Any, y: Any, loss: Any) -> Iterator[tuple[Any, Any]]:
     """Pairs of inputs and targets."""
     if y is not None and loss is None:
@@ -566,7 +581,7 @@ def _batches(x: Any, y: Any, loss: Any) -> Iterator[tuple[Any, Any]]:
     elif y is not None:
         raise conflict("x", "y", "batches come as pairs (inputs, targets)")
     else:
-        pairs = x if loss is not None else ((batch, None) for batch in x)
+        pairs = (_pair(batch, loss) for batch in x)
     for inputs, targets in pairs:
         inputs = jax.tree.map(jnp.asarray, inputs)
         shapes = [leaf.shape for leaf in jax.tree.leaves(inputs)]

@@ -159,6 +159,40 @@ def inner_programs(params: Mapping[str, Any]) -> Iterator[ClosedJaxpr]:
                 yield ClosedJaxpr(item, [])
 
 
+def replay(
+    closed: ClosedJaxpr,
+    arguments: list[Any],
+    compute: Callable[[Any, list[Any]], list[Any] | None],
+    change: Callable[[Any, Any], Any] = lambda variable, value: value,
+) -> list[Any]:
+    """Evaluates a program equation by equation.
+
+    Args:
+      closed: the program.
+      arguments: its inputs.
+      compute: what an equation puts out of values; None for what it does by itself.
+      change: what a variable holds instead of the value that was computed for it.
+
+    Returns:
+      Its outputs.
+    """
+    jaxpr = closed.jaxpr
+    known: dict[Any, Any] = {}
+    known.update(zip(jaxpr.constvars, closed.consts, strict=True))
+    known.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(variable: Any) -> Any:
+        return variable.val if isinstance(variable, Literal) else known[variable]
+
+    for equation in jaxpr.eqns:
+        values = [read(variable) for variable in equation.invars]
+        outs = compute(equation, values)
+        outs = bind(equation, values) if outs is None else outs
+        for variable, value in zip(equation.outvars, outs, strict=True):
+            known[variable] = change(variable, value)
+    return [read(variable) for variable in jaxpr.outvars]
+
+
 def _holds_marks(closed: ClosedJaxpr) -> bool:
     return any(
         str(equation.params.get("name", "")).startswith(MARK)
@@ -186,29 +220,20 @@ class _Run(NamedTuple):
     loops: Iterator[int]
 
     def evaluate(self, closed: ClosedJaxpr, arguments: list[Any]) -> list[Any]:
-        jaxpr = closed.jaxpr
-        known: dict[Any, Any] = {}
-        known.update(zip(jaxpr.constvars, closed.consts, strict=True))
-        known.update(zip(jaxpr.invars, arguments, strict=True))
-
-        def read(variable: Any) -> Any:
-            return variable.val if isinstance(variable, Literal) else known[variable]
-
-        for equation in jaxpr.eqns:
-            values = [read(variable) for variable in equation.invars]
+        def compute(equation: Any, values: list[Any]) -> list[Any] | None:
             kind, params = equation.primitive.name, equation.params
             if kind == "name" and params["name"].startswith(MARK):
-                outs = [self.note(params["name"], values[0])]
-            elif kind in INLINED and _holds_marks(inner := next(inner_programs(params))):
-                outs = self.evaluate(inner, values)
-            elif kind == "scan" and _holds_marks(params["jaxpr"]):
-                outs = self.scan(params, values)
-            else:
-                outs = bind(equation, values)
-                if kind == "transpose" and self.is_marked(values[0]):
-                    self.turned.append(outs[0])
-            known.update(zip(equation.outvars, outs, strict=True))
-        return [read(variable) for variable in jaxpr.outvars]
+                return [self.note(params["name"], values[0])]
+            if kind in INLINED and _holds_marks(inner := next(inner_programs(params))):
+                return self.evaluate(inner, values)
+            if kind == "scan" and _holds_marks(params["jaxpr"]):
+                return self.scan(params, values)
+            if kind == "transpose" and self.is_marked(values[0]):
+                self.turned.extend(outs := bind(equation, values))
+                return outs
+            return None
+
+        return replay(closed, arguments, compute)
 
     def note(self, mark: str, value: Any) -> Any:
         """A marked value, moved where it is pushed."""

@@ -135,7 +135,7 @@ def unread_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, M
       TypeError: if ``source`` is none of these, or holds something that is not an array of numbers.
       FileNotFoundError: if there is nothing at the path.
       ValueError: if ``layout`` is unknown, the file cannot be read, an item of a sequence is not a
-        matrix, a matrix is empty, or there is none.
+        matrix, a matrix is empty or of complex numbers, or there is none.
     """
     if isinstance(source, str | pathlib.Path):
         foreign = io.outputs_first(source)
@@ -162,6 +162,11 @@ def unread_matrices(source: Any, /, *, layout: str | None = None) -> dict[str, M
                 found[name] = value
                 continue
             for part, array in _weights(str(name), _numbers(name, value)):
+                if array.ndim >= 2 and jnp.issubdtype(array.dtype, jnp.complexfloating):
+                    raise ValueError(
+                        f"{part} must be of real numbers; got {array.dtype} of shape {array.shape}:"
+                        " take its real and imaginary parts, or leave it out"
+                    )
                 if 2 <= array.ndim <= 5 and _is_float(array):
                     found[part] = _outputs_first(array, layout)
     elif isinstance(source, Sequence) or hasattr(source, "ndim"):

@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 
 import chex
@@ -18,6 +19,9 @@ from flax import nnx
 from jax import lax
 
 from jaxact import _compat, analysis, models
+from jaxact.analysis._foreign import foreign
+from jaxact.analysis._inside import look_inside
+from jaxact.analysis._measure import _batches
 
 DEPTH, WIDTH, CLASSES, EXAMPLES = 4, 8, 3, 40
 KERNELS = np.random.default_rng(0).normal(size=(DEPTH, WIDTH, WIDTH)) / WIDTH**0.5
@@ -184,6 +188,24 @@ def tagged_scan(params, x):
     return lax.scan(step, x, params["blocks"])[0] @ params["head"]
 
 
+def scopes(params, x):
+    for w in params["blocks"]:
+        with jax.named_scope("block"):
+            with jax.named_scope("linear"):
+                h = jnp.einsum("ni,io->no", x, w)
+            x = x + jnp.tanh(h)
+    return x @ params["head"]
+
+
+def scanned_scopes(params, x):
+    @jax.jit
+    def block(x, w):
+        with jax.named_scope("block"):
+            return x + jnp.tanh(x @ w)
+
+    return lax.scan(lambda x, w: (block(x, w), None), x, params["blocks"])[0] @ params["head"]
+
+
 PARAMS = {"blocks": jnp.asarray(KERNELS, jnp.float32), "head": jnp.asarray(HEAD, jnp.float32)}
 NETWORKS = {
     "nnx": Unrolled,
@@ -197,6 +219,8 @@ NETWORKS = {
     "plain, indexed": lambda: (tagged, PARAMS),
     "plain, jitted": lambda: (jax.jit(tagged), PARAMS),
     "plain, scanned": lambda: (tagged_scan, PARAMS),
+    "plain, scopes": lambda: (scopes, {**PARAMS, "blocks": list(PARAMS["blocks"])}),
+    "plain, scopes scanned": lambda: (scanned_scopes, PARAMS),
     "plain, remat": lambda: (jax.checkpoint(tagged_scan), PARAMS),
 }
 OBJECTS = ("weight", "features", "jacobian", "output_jacobian", "gradient")
@@ -328,6 +352,113 @@ class TestNames:
         network = transformed, params, state
         assert layers(network) == ("mlp/linear_0", "mlp/linear_1", "batch_norm")
         assert layers(network, of="weight") == ("mlp/linear_0.w", "mlp/linear_1.w")
+
+
+def cuts(network):
+    return tuple(look_inside(foreign(network), INPUTS).layers)
+
+
+class TestAsAUserHasIt:
+    @pytest.mark.parametrize(
+        "wrap", [eqx.filter_vmap, lambda m: eqx.filter_jit(eqx.filter_vmap(m))]
+    )
+    def test_equinox_mapped_over_the_examples_is_the_network(self, wrap):
+        assert cuts(wrap(equinox())) == cuts(equinox())
+
+    @pytest.mark.parametrize("kind", [tuple, list])
+    def test_targets_that_a_loader_gives_are_not_needed(self, kind):
+        batches = [kind((INPUTS, INPUTS))]
+        assert [pair[1] is None for pair in _batches(INPUTS, None, None)] == [True]
+        ((x, _),) = _batches(batches, None, None)
+        assert x.shape == INPUTS.shape
+
+    def test_a_jitted_call_that_sows(self):
+        class Sows(nnx.Module):
+            def __init__(self):
+                self.first, self.second = (
+                    nnx.Linear(WIDTH, WIDTH, rngs=nnx.Rngs(0)) for _ in range(2)
+                )
+
+            @nnx.jit
+            def __call__(self, x):
+                h = self.first(x)
+                with warnings.catch_warnings(action="ignore"):  # newer Flax has another way
+                    self.sow(nnx.Intermediate, "h", h)
+                return self.second(h)
+
+        assert cuts(Sows()) == ("first", "second")
+
+
+class TestScopes:
+    def test_repeated_and_nested(self):
+        pair = scopes, {**PARAMS, "blocks": list(PARAMS["blocks"][:2])}
+        names = ("block/linear", "block", "block/linear_2", "block_2", "output")
+        assert cuts(pair) == names
+
+    def test_in_a_loop_are_numbered_by_step(self):
+        assert cuts((scanned_scopes, PARAMS))[:2] == ("block.1", "block.2")
+
+    def test_one_value_has_the_innermost_name(self):
+        @jax.named_scope("inner")
+        def inner(x):
+            return jnp.tanh(x)
+
+        def network(params, x):
+            with jax.named_scope("outer"):
+                x = inner(x @ params[0])
+            return x @ params[1]
+
+        assert cuts((network, [KERNELS[0], HEAD])) == ("outer/inner", "output")
+
+    def test_the_last_array_that_is_used_outside(self):
+        def network(params, x):
+            with jax.named_scope("layer"):
+                early = x @ params[0]
+                h = jnp.tanh(early)
+                size = jnp.mean(h**2)
+            return (h + early) @ params[1] + size
+
+        measures = ["features/frobenius_norm"]
+        (found,) = analysis.measure((network, [KERNELS[0], HEAD]), INPUTS, measures=measures)
+        assert found.layers == ("layer", "output")
+        expected = np.linalg.norm(np.tanh(X @ KERNELS[0]))
+        assert found.value[0] == pytest.approx(expected, rel=1e-5)
+
+    def test_under_vmap_over_examples(self):
+        def one(params, x):
+            for w in params["blocks"]:
+                with jax.named_scope("layer"):
+                    x = jnp.tanh(w.T @ x)
+            return params["head"].T @ x
+
+        pair = (lambda params, x: jax.vmap(functools.partial(one, params))(x)), PARAMS
+        (found,) = analysis.measure(pair, INPUTS, measures=["features/frobenius_norm"])
+        assert found.layers[:2] == ("layer", "layer_2")
+        expected = np.linalg.norm(np.tanh(X @ KERNELS[0]))
+        assert found.value[0] == pytest.approx(expected, rel=1e-5)
+
+    def test_of_a_backward_pass_are_not_seen(self):
+        def energy(params, x):
+            for w in params[:2]:
+                with jax.named_scope("layer"):
+                    x = jnp.sin(x @ w)
+            return jnp.sum(x**2)
+
+        pair = (lambda params, x: jax.grad(energy, argnums=1)(params, x)), list(KERNELS)
+        assert cuts(pair) == ("layer", "layer_2", "output")
+
+    def test_tags_and_modules_go_before(self):
+        def both(params, x):
+            with jax.named_scope("layer"):
+                x = jnp.tanh(x @ params[0])
+            return analysis.tag(x @ params[1], "tagged") @ params[2]
+
+        assert cuts((both, list(KERNELS[:3]))) == ("tagged", "output")
+
+    def test_one_around_everything_cuts_nothing(self):
+        network = jax.named_scope("all")(lambda params, x: x @ params[0] @ params[1])
+        with pytest.raises(ValueError, match="network must show values inside"):
+            layers((network, list(KERNELS[:2])))
 
 
 class TestWeights:
@@ -723,6 +854,34 @@ class TestErrors:
     def test_neither_module_nor_function(self):
         with pytest.raises(TypeError, match="network must be"):
             analysis.measure(3.0, INPUTS)
+
+    @pytest.mark.parametrize("layer", [nn.BatchNorm(False), nn.Dropout(0.5, deterministic=False)])
+    def test_linen_in_training_mode_is_told_the_way(self, layer):
+        module = nn.Sequential([nn.Dense(WIDTH), layer])
+        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        with pytest.raises(ValueError, match=r"network must run as in evaluation.*train=False"):
+            look_inside(foreign((module, module.init(keys, INPUTS))), INPUTS)
+
+    def test_linen_without_its_variables(self):
+        module = nn.Dense(WIDTH)
+        variables = module.init(jax.random.key(0), INPUTS)
+        with pytest.raises(TypeError, match=r"pair \(module, variables\).*got Dense alone"):
+            foreign(module)
+        with pytest.raises(ValueError, match=r"network must come with the variables.*; Dense: "):
+            look_inside(foreign((module, variables["params"])), INPUTS)
+        abstract = jax.eval_shape(module.init, jax.random.key(0), INPUTS)
+        with pytest.raises(TypeError, match=r"params.bias is abstract, of shape \(8,\)"):
+            foreign((module, abstract))
+
+    def test_equinox_mapped_over_another_axis(self):
+        with pytest.raises(ValueError, match=r"map over its first axis.*got in_axes=1"):
+            foreign(eqx.filter_vmap(equinox(), in_axes=1))
+
+    def test_a_loss_and_batches_without_targets(self):
+        with pytest.raises(
+            ValueError, match=r"x must be of pairs .*; got a batch of type \w*Array"
+        ):
+            analysis.measure(Unrolled(), [INPUTS[:2]], loss=loss)
 
     def test_a_module_of_pytorch_is_told_the_way(self):
         torch = pytest.importorskip("torch")

@@ -284,6 +284,17 @@ class TestStudy:
             checkpoint.run(config)
         assert not (tmp_path / "out").exists()
 
+    def test_complex_weights_are_named(self, tmp_path):
+        np.savez(tmp_path / "c.npz", a=np.eye(3), b=np.eye(4) * 1j)
+        config = checkpoint.Checkpoint((tmp_path / "c.npz",), out=tmp_path / "out")
+        with pytest.raises(StudyError, match=r"c.npz: b must be of real numbers; got complex128"):
+            checkpoint.run(config)
+
+    def test_an_empty_name_is_not_the_current_folder(self, monkeypatch, capsys):
+        monkeypatch.setattr("sys.argv", ["analyze_checkpoint.py", ""])
+        assert checkpoint.main() == 2
+        assert capsys.readouterr().err.endswith("file or folder; got ''\n")
+
     def test_command_line(self, monkeypatch, capsys, tmp_path):
         monkeypatch.setattr("sys.argv", ["analyze_checkpoint.py", str(tmp_path / "absent.onnx")])
         assert checkpoint.main() == 2

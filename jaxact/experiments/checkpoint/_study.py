@@ -33,6 +33,16 @@ COLUMNS = ("file", *analysis.COLUMNS, "possible", "share", "attention", "part", 
 """Of the table: those of `jaxact.analysis.table`, and what a matrix is in its network."""
 
 
+NAMED = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="PATH",
+    instance_from_str=lambda texts: pathlib.Path(texts[0] or "''"),
+    is_instance=lambda value: isinstance(value, pathlib.Path),
+    str_from_instance=lambda path: [str(path)],
+)
+"""A path. An empty text, which pathlib takes for the current folder, names nothing."""
+
+
 class Weights(NamedTuple):
     """What a file holds: matrices, and the attentions among them."""
 
@@ -44,7 +54,7 @@ class Weights(NamedTuple):
 class Checkpoint:
     """Where the weights of checkpoints carry their rank, layer by layer; several are compared."""
 
-    files: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    files: tyro.conf.Positional[tuple[Annotated[pathlib.Path, NAMED], ...]]
     """The checkpoints: .safetensors, .pth, .pt, .bin, .ckpt, .onnx, .npz, .h5, .keras, .msgpack,
     the model.json of TensorFlow.js, or folders: of a model in shards, or of orbax."""
     layout: Literal["auto", "hwio", "oihw"] = "auto"
