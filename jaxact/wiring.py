@@ -59,7 +59,7 @@ class Placement:
     dual: bool = False
     stream_scale: Callable[[int], float] = _one
     weight_scale: Callable[[int], float] = _one
-    norm_scale: Callable[[int], float] = _one
+    norm_scale: Callable[[Any], Any] = _one  # of numbers and of arrays
 
     def of_sublayers(self) -> "Placement":
         """The same around a sublayer F, which has its own activations.

@@ -21,8 +21,9 @@ def covered(wiring: str | Wiring, /) -> bool:
     """Whether mean-field theory has equations for a wiring.
 
     It has for branches of the form W a(h), of the stream or its norm, with or without a norm after
-    the branch or the addition, and for every fixed factor of branch, stream or norm. It has none where
-    the activation follows the addition, so that the stream is not Gaussian, or scales are learned.
+    the branch or the addition, and for every fixed factor of branch, stream or norm. It has none
+    where the activation follows the addition, so that the stream is not Gaussian, or scales are
+    learned.
 
     Args:
         wiring: A `jaxact.wiring.Wiring`, or the word of one.
