@@ -64,6 +64,7 @@ def walk(
     h: Array,
     /,
     *,
+    block: int | Array = 1,
     activation: Callable[[Array], Array] = lambda h: h,
 ) -> Array:
     """What a block of one branch makes of the stream, its norm dividing by the root mean square.
@@ -75,6 +76,7 @@ def walk(
       depth: blocks of the network.
       branch: the weights, or a whole sublayer.
       h: the stream (..., units).
+      block: its number, from 1 on; a norm scaled by depth asks for it.
       activation: that acts before the weights; none where the sublayer has its own.
 
     Returns:
@@ -82,7 +84,11 @@ def walk(
     """
     wired = wiring.get(word)
     placement = wired.placement
-    act = {"N": rms_norm, "a": activation, "W": lambda h: placement.weight_scale(depth) * branch(h)}
+    act = {
+        "N": lambda h: placement.norm_scale(block) * rms_norm(h),
+        "a": activation,
+        "W": lambda h: placement.weight_scale(depth) * branch(h),
+    }
     x = h
     for token in placement.layer + placement.end:
         h = act[token](h)

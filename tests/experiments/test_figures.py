@@ -62,9 +62,9 @@ def test_spread_of_the_jacobian_grows_as_its_law_says():
     np.testing.assert_allclose(wide.measured, wide.theory, rtol=0.25)
     last = wide.measured.xs(spread.x.max(), level="x")
     order = list(last.sort_values().index)
-    assert order[:2] == ["deepnorm", "scaled"]
-    assert set(order[2:4]) == {"pre", "sandwich"}  # one law
-    assert order[4:] == ["res_post", "norm_free", "post", "plain"]
+    assert order[:3] == ["deepnorm", "scaled", "norm_scaling"]
+    assert set(order[3:5]) == {"pre", "sandwich"}  # one law
+    assert order[5:] == ["res_post", "norm_free", "post", "plain"]
     assert set(order) == {word for word in wiring.names() if theory.covered(word)}
 
 

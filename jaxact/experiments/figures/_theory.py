@@ -47,6 +47,11 @@ def _pair(key: Array, n: int, c: Array) -> tuple[Array, Array]:
     return x, c * x + jnp.sqrt(1 - c * c) * z
 
 
+def _numbers(depth: int) -> Array:
+    """Of the blocks, from 1 on; in floating point, as roots of them are asked for."""
+    return 1 + jnp.arange(depth, dtype=jnp.float32)
+
+
 def _with_error(samples: Array) -> tuple[Array, Array]:
     """Mean over the first axis and its standard error."""
     return jnp.mean(samples, 0), jnp.std(samples, 0, ddof=1) / len(samples) ** 0.5
@@ -132,13 +137,14 @@ def _network_correlations(sizes: Sizes) -> Iterator[pd.DataFrame]:
     def network(key: Array, word: str) -> Array:
         x, y = _pair(key, n, jnp.float32(0.2))
 
-        def step(h: Array, key: Array) -> tuple[Array, Array]:
+        def step(h: Array, of: tuple[Array, Array]) -> tuple[Array, Array]:
+            key, block = of
             w = jax.random.normal(key, (n, n)) * gain / n**0.5
-            h = walk(word, sizes.depth, lambda h: h @ w, h, activation=jax.nn.relu)
+            h = walk(word, sizes.depth, lambda h: h @ w, h, block=block, activation=jax.nn.relu)
             return h, _cosine(h[0], h[1])
 
         keys = jax.random.split(jax.random.fold_in(key, 1), sizes.depth)
-        return lax.scan(step, rms_norm(jnp.stack([x, y])), keys)[1]
+        return lax.scan(step, rms_norm(jnp.stack([x, y])), (keys, _numbers(sizes.depth)))[1]
 
     keys = jax.random.split(jax.random.key(1), sizes.seeds)
     for word in WIRINGS:
@@ -188,17 +194,21 @@ def _log_singular_values(key: Array, word: str, n: int, depth: int) -> Array:
     """(prefixes, n): of the Jacobian of a network of branches W_2 tanh(W_1 h), by depth."""
     gain = theory.gain("tanh")
 
-    def layer(h: Array, key: Array) -> tuple[Array, Array]:
+    def layer(h: Array, of: tuple[Array, Array]) -> tuple[Array, Array]:
+        key, block = of
         first, second = jax.random.normal(key, (2, n, n)) / n**0.5
 
+        def branch(h: Array) -> Array:
+            return gain * (first @ activations.tanh(second @ h))
+
         def forward(h: Array) -> Array:
-            return walk(word, depth, lambda h: gain * (first @ activations.tanh(second @ h)), h)
+            return walk(word, depth, branch, h, block=block)
 
         return forward(h), jax.jacfwd(forward)(h)
 
     start, rest = jax.random.split(key)
     h = rms_norm(jax.random.normal(start, (n,)))
-    layers = lax.scan(layer, h, jax.random.split(rest, depth))[1]
+    layers = lax.scan(layer, h, (jax.random.split(rest, depth), _numbers(depth)))[1]
     return spectral.product_spectrum(
         layers, prefixes=depth_grid(depth), errors=False
     ).log_singular_values
